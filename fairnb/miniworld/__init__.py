@@ -1,0 +1,1 @@
+"""The miniature world: portraits that the project draws itself."""

@@ -1,0 +1,224 @@
+"""Build the mini world from nothing: draw, train every model, write `data/mini-sd/` in the diffusers layout.
+
+Every stage leaves its result in the work folder and is skipped when that is there; within a stage, training resumes
+from its last checkpoint. So `make mini-sd` may be killed at any time and started again.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler, StableDiffusionPipeline
+from torch.nn.functional import cross_entropy, interpolate, l1_loss, mse_loss
+from transformers import CLIPTextModel
+
+from fairnb.classifiers import Classifier
+from fairnb.faces import crop_faces
+from fairnb.miniworld import models
+from fairnb.miniworld.dataset import Portraits, draw_dataset
+from fairnb.miniworld.loop import keep, train
+from fairnb.miniworld.world import ATTRIBUTES, STYLES, caption, world
+from fairnb.pipeline import pick_device
+from fairnb.records import write_json
+from fairnb.semantics import Clip
+
+FACE_SIZE = 48
+SEED = 2026
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How long each model trains."""
+
+    pictures: int = 20_000
+    classifier: int = 1_500
+    clip: int = 2_500
+    vae: int = 2_400
+    unet: int = 4_500
+
+
+FULL = Steps()
+
+
+def build(work: Path, out: Path, steps: Steps = FULL, device: str | None = None) -> None:
+    """Draw and train everything in `work`, then write the model folder `out`."""
+    device = pick_device(device)
+    print(f"mini world on {device}: {steps}")
+    data = draw_dataset(work / "portraits", steps.pictures, SEED)
+    classifiers = train_classifiers(data, work, steps.classifier, device)
+    torch.manual_seed(SEED)
+    words = models.tokenizer(work / "tokenizer")
+    clip = models.clip(words).to(device)
+    keep(work / "clip.safetensors", clip, lambda: train_clip(Clip(clip, words).to(device), data, work, steps.clip))
+    torch.manual_seed(SEED + 1)
+    vae = models.vae().to(device)
+    keep(work / "vae.safetensors", vae, lambda: train_vae(vae, data, work, steps.vae))
+    text = CLIPTextModel(clip.config.text_config).to(device).eval()
+    text.load_state_dict(clip.text_model.state_dict())
+    mean, deviation = encode_all(vae, data)
+    vae.register_to_config(scaling_factor=round(1 / mean.std().item(), 4))
+    torch.manual_seed(SEED + 2)
+    unet = models.unet(text.config.hidden_size).to(device)
+    latents = (mean, deviation, vae.config.scaling_factor)
+    keep(work / "unet.safetensors", unet, lambda: train_unet(unet, text, words, latents, data, work, steps.unet))
+    export(out, unet, vae, text, words, clip, classifiers)
+
+
+def face_batch(data: Portraits, rows: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+    """Augmented face crops: the box jittered, flipped, light and sharpness varied, as generated faces will be."""
+    boxes = data.boxes(rows)
+    size = (boxes[:, 2:] - boxes[:, :2]).max(1, keepdims=True)
+    boxes = boxes + rng.normal(0, 0.04, boxes.shape).astype(np.float32) * size
+    crops = crop_faces(data.images(rows), boxes, FACE_SIZE)
+    return augment(crops, rng)
+
+
+def augment(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Flip half, blur half (down and up again), vary brightness and contrast, add noise."""
+    n = len(images)
+
+    def draw(low: float, high: float) -> torch.Tensor:
+        return torch.from_numpy(rng.uniform(low, high, (n, 1, 1, 1)).astype(np.float32))
+
+    images = torch.where(draw(0, 1) < 0.5, images, images.flip(-1))
+    small = interpolate(images, scale_factor=float(rng.uniform(0.4, 0.9)), mode="bilinear", antialias=True)
+    blurred = interpolate(small, images.shape[-2:], mode="bilinear")
+    images = torch.where(draw(0, 1) < 0.5, images, blurred)
+    noise = torch.from_numpy(rng.normal(0, 1, images.shape).astype(np.float32)) * draw(0, 0.06)
+    return images * draw(0.85, 1.15) + draw(-0.1, 0.1) + noise
+
+
+def train_classifiers(data: Portraits, work: Path, steps: int, device: torch.device) -> dict[str, torch.nn.Module]:
+    """Guide and judge (two architectures, seeds and halves of the data) and the occupation classifier."""
+    labels = models.attribute_labels()
+    truth = {
+        a.name: np.array([a.classes.index(c) if c in a.classes else -1 for c in data.table[a.name]]) for a in ATTRIBUTES
+    }
+    faces = np.flatnonzero(data.table["face"] & (data.table["kind"] != "subject"))
+    seen = [label.removeprefix("occupation:") for label in models.occupation_labels()]
+    occupation = {"occupation": np.array([seen.index(noun) for noun in data.table["noun"]])}
+
+    def fit(name, make, seed, rows, target, batch_of):
+        torch.manual_seed(seed)
+        model = make().to(device)
+        classifier = Classifier(model)
+
+        def loss(rng, _):
+            chosen = rng.choice(rows, 64)
+            logits = classifier(batch_of(chosen, rng).to(device))
+            return sum(cross_entropy(logits[k], torch.from_numpy(v[chosen]).to(device)) for k, v in target.items())
+
+        settings = {"steps": steps, "learning_rate": 2e-3, "folder": work, "seed": seed, "ema": 0.995}
+        keep(work / f"{name}.safetensors", model, lambda: train(name, [model], loss, **settings))
+        return model
+
+    def crops(rows, rng):
+        return face_batch(data, rows, rng)
+
+    def whole(rows, rng):
+        return augment(data.images(rows), rng)
+
+    half = len(data.table) // 2
+    everything = np.arange(len(data.table))
+    return {
+        "guide": fit("guide", lambda: models.resnet(labels, FACE_SIZE), 11, faces[faces < half], truth, crops),
+        "judge": fit("judge", lambda: models.convnext(labels, FACE_SIZE), 12, faces[faces >= half], truth, crops),
+        "occupation": fit(
+            "occupation", lambda: models.resnet(models.occupation_labels(), 64), 13, everything, occupation, whole
+        ),
+    }
+
+
+def train_clip(clip: Clip, data: Portraits, work: Path, steps: int) -> None:
+    """Contrastive training (Radford et al., 2021): pictures and captions that belong together attract.
+
+    Captions are written anew from the truth, naming a random set of attributes; equal captions in a batch count as
+    pairs, since they are.
+    """
+    device = clip.mean.device
+    scenes = data.scenes()
+
+    def loss(rng, _):
+        rows = rng.integers(len(scenes), size=128)
+        named = [tuple(a.name for a in ATTRIBUTES if rng.random() < 0.75) for _ in rows]
+        texts = [
+            caption(scenes[row], () if scenes[row].kind == "subject" else names)
+            for row, names in zip(rows, named, strict=True)
+        ]
+        _, group = np.unique(texts, return_inverse=True)
+        same = torch.from_numpy(group[:, None] == group[None]).float().to(device)
+        target = same / same.sum(1, keepdim=True)
+        images = data.images(rows).to(device)
+        similarity = clip.image_features(images) @ clip.text_features(texts).T * clip.model.logit_scale.exp().clamp(max=100)
+        return (cross_entropy(similarity, target) + cross_entropy(similarity.T, target)) / 2
+
+    train("clip", [clip.model], loss, steps=steps, learning_rate=1e-3, folder=work, seed=21, ema=0.998)
+
+
+def train_vae(vae, data: Portraits, work: Path, steps: int) -> None:
+    """Reconstruction (L1 on pixels and on their differences, which keeps edges sharp) and a light KL term."""
+    device = vae.device
+
+    def loss(rng, generator):
+        images = data.images(rng.integers(len(data.table), size=16)).to(device)
+        posterior = vae.encode(images).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
+        seen = vae.decode(posterior.mean + posterior.std * noise).sample
+        edges = l1_loss(seen.diff(dim=-1), images.diff(dim=-1)) + l1_loss(seen.diff(dim=-2), images.diff(dim=-2))
+        return l1_loss(seen, images) + edges + 1e-6 * posterior.kl().mean()
+
+    train("vae", [vae], loss, steps=steps, learning_rate=2e-3, folder=work, seed=22, ema=0.998)
+
+
+@torch.no_grad()
+def encode_all(vae, data: Portraits) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation [N, 4, 16, 16] of every picture's latent."""
+    chunks = np.array_split(np.arange(len(data.table)), max(1, len(data.table) // 100))
+    posteriors = [vae.encode(data.images(rows).to(vae.device)).latent_dist for rows in chunks]
+    return torch.cat([p.mean.cpu() for p in posteriors]), torch.cat([p.std.cpu() for p in posteriors])
+
+
+def train_unet(unet, text, words, latents: tuple, data: Portraits, work: Path, steps: int) -> None:
+    """Denoising training as Stable Diffusion's: predict the noise, 12 % of the captions empty for guidance."""
+    device = unet.device
+    mean, deviation, scale = latents
+    schedule = DDPMScheduler(**{k: models.scheduler().config[k] for k in ("beta_start", "beta_end", "beta_schedule")})
+    captions = data.table["caption"].tolist()
+    if device.type == "cpu":
+        unet.to(memory_format=torch.channels_last)
+
+    def loss(rng, generator):
+        rows = rng.integers(len(captions), size=48)
+        texts = ["" if rng.random() < 0.12 else captions[row] for row in rows]
+        tokens = words(texts, padding="max_length", max_length=models.LENGTH, truncation=True, return_tensors="pt")
+        with torch.no_grad():
+            states = text(tokens.input_ids.to(device))[0]
+        noise, noise_2 = (torch.randn(len(rows), *mean.shape[1:], generator=generator) for _ in range(2))
+        clean = (mean[rows] + deviation[rows] * noise_2) * scale
+        timesteps = torch.from_numpy(rng.integers(schedule.config.num_train_timesteps, size=len(rows)))
+        noisy = schedule.add_noise(clean, noise, timesteps).to(device)
+        return mse_loss(unet(noisy, timesteps.to(device), states).sample, noise.to(device))
+
+    train("unet", [unet], loss, steps=steps, learning_rate=1e-3, folder=work, seed=23, ema=0.999)
+
+
+def export(out: Path, unet, vae, text, words, clip, classifiers: dict[str, torch.nn.Module]) -> None:
+    """Write the folder that `StableDiffusionPipeline.from_pretrained` reads; U-Net, VAE and CLIP as float16 files."""
+    pipe = StableDiffusionPipeline(
+        vae=vae.cpu().half(),
+        text_encoder=text.cpu(),
+        tokenizer=words,
+        unet=unet.cpu().to(memory_format=torch.contiguous_format).half(),
+        scheduler=models.scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.save_pretrained(out)
+    clip.cpu().half().save_pretrained(out / "clip")
+    words.save_pretrained(out / "clip")
+    for name, model in classifiers.items():
+        model.cpu().save_pretrained(out / name)
+    write_json(out / "world.json", {**world(), "styles": STYLES, "seed": SEED})
+    print(f"wrote {out}: {sum(f.stat().st_size for f in out.rglob('*') if f.is_file()) / 1e6:.1f} MB")

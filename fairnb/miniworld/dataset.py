@@ -1,0 +1,82 @@
+"""Draw the portraits to train on: pictures, captions and true labels, in shards that a killed run keeps."""
+
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from fairnb.faces import find_faces, load_detector
+from fairnb.miniworld.draw import portrait, subject
+from fairnb.miniworld.world import Scene, draw_scene
+
+SHARD = 500
+
+
+@dataclass(frozen=True)
+class Portraits:
+    """`pixels` uint8 [N, 64, 64, 3]; `table` has a row per picture: caption, truth, and the face box found."""
+
+    pixels: np.ndarray
+    table: pd.DataFrame
+
+    def images(self, rows: np.ndarray) -> torch.Tensor:
+        """Images [len(rows), 3, 64, 64] in [-1, 1]."""
+        return torch.from_numpy(self.pixels[rows]).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+    def scenes(self) -> list[Scene]:
+        """The truth behind every picture."""
+        rows = self.table[list(Scene.__dataclass_fields__)].astype(object)
+        return [Scene(*row) for row in rows.where(rows.notna(), None).itertuples(index=False)]
+
+    def boxes(self, rows: np.ndarray) -> np.ndarray:
+        """Face boxes [len(rows), 4] in pixels."""
+        return self.table.loc[rows, ["box_x0", "box_y0", "box_x1", "box_y1"]].to_numpy(np.float32)
+
+
+def draw(scene: Scene, rng: np.random.Generator):
+    """The picture of a scene (PIL, 64×64)."""
+    if scene.kind == "subject":
+        return subject(scene.noun, scene.context, scene.style, rng)
+    return portrait(scene.noun, scene.gender, scene.skin_tone, scene.age, scene.context, scene.style, rng)
+
+
+def draw_shard(number: int, folder: Path, seed: int) -> Path:
+    """Draw one shard and write it as `shard_<number>.npz` and `.parquet`; a finished shard is left as it is."""
+    pixels, table = folder / f"shard_{number:03d}.npz", folder / f"shard_{number:03d}.parquet"
+    if table.exists():
+        return table
+    torch.set_num_threads(1)
+    rng = np.random.default_rng([seed, number])
+    pictures, rows = [], []
+    for _ in range(SHARD):
+        text, scene = draw_scene(rng)
+        pictures.append(np.asarray(draw(scene, rng), np.uint8))
+        rows.append({"caption": text, **asdict(scene)})
+    pictures = np.stack(pictures)
+    frame = pd.DataFrame(rows)
+    faces = find_faces(load_detector(), torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1)
+    frame["face"], frame["face_probability"] = faces.found, faces.probability
+    frame[["box_x0", "box_y0", "box_x1", "box_y1"]] = faces.boxes
+    np.savez(pixels.with_suffix(".part.npz"), pixels=pictures)
+    pixels.with_suffix(".part.npz").rename(pixels)
+    frame.to_parquet(table.with_suffix(".part"))
+    table.with_suffix(".part").rename(table)
+    return table
+
+
+def draw_dataset(folder: Path, count: int, seed: int, workers: int = 2) -> Portraits:
+    """Draw `count` pictures (a multiple of 500) into `folder`, or read those that are there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = range(count // SHARD)
+    with ProcessPoolExecutor(workers) as pool:
+        work = pool.map(partial(draw_shard, folder=folder, seed=seed), numbers)
+        for _ in tqdm(work, "draw portraits", len(numbers), mininterval=5):
+            pass
+    tables = [pd.read_parquet(folder / f"shard_{n:03d}.parquet") for n in numbers]
+    pixels = [np.load(folder / f"shard_{n:03d}.npz")["pixels"] for n in numbers]
+    return Portraits(np.concatenate(pixels), pd.concat(tables, ignore_index=True))
