@@ -10,7 +10,7 @@ from torchvision.ops import roi_align
 from fairnb.errors import UserError
 
 # MTCNN's pyramid starts at 12 pixels: pictures below this side are enlarged before it looks, and boxes scaled back.
-WORKING_SIDE = 128
+WORKING_SIDE = 96
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Faces:
     probability: np.ndarray
 
 
-def load_detector(device: torch.device | str = "cpu", minimum: int = 16) -> MTCNN:
+def load_detector(device: torch.device | str = "cpu", minimum: int = 32) -> MTCNN:
     """MTCNN with the weights inside facenet-pytorch; `minimum` is the smallest face in pixels after enlarging."""
     return MTCNN(keep_all=True, min_face_size=minimum, device=device)
 
