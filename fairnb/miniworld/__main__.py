@@ -10,6 +10,12 @@ from fairnb.profiles import root
 
 app = typer.Typer(add_completion=False, help=__doc__)
 
+
+@app.callback()
+def main() -> None:
+    """Make the mini world, and measure what was made."""
+
+
 Work = Annotated[Path, typer.Option(help="where drawings, checkpoints and finished weights are kept")]
 Out = Annotated[Path, typer.Option(help="the model folder")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; by default the best at hand")]

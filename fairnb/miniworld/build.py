@@ -150,7 +150,8 @@ def train_clip(clip: Clip, data: Portraits, work: Path, steps: int) -> None:
         same = torch.from_numpy(group[:, None] == group[None]).float().to(device)
         target = same / same.sum(1, keepdim=True)
         images = data.images(rows).to(device)
-        similarity = clip.image_features(images) @ clip.text_features(texts).T * clip.model.logit_scale.exp().clamp(max=100)
+        scale = clip.model.logit_scale.exp().clamp(max=100)
+        similarity = clip.image_features(images) @ clip.text_features(texts).T * scale
         return (cross_entropy(similarity, target) + cross_entropy(similarity.T, target)) / 2
 
     train("clip", [clip.model], loss, steps=steps, learning_rate=1e-3, folder=work, seed=21, ema=0.998)

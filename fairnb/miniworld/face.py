@@ -60,7 +60,7 @@ def _choose(rng, options, odds=None):
 
 
 def _hair_colour(rng, tone, age):
-    grey = rng.random() < (0.8 if age == "old" else 0.05)
+    grey = rng.random() < (0.87 if age == "old" else 0.05)
     return jitter(tint(_choose(rng, GREYS if grey else HAIRS[tone]), rng.uniform(-0.15, 0.1)), rng, 2)
 
 
@@ -85,7 +85,7 @@ def draw_traits(gender, tone, age, rng):
         lashes=max(0.0, rng.normal(1.0 if woman else 0.15, 0.22)),
         earring=rng.random() < (0.4 if woman else 0.05),
         glasses=_choose(rng, ("", "round", "square"), (62, 19, 19) if old else (82, 9, 9)),
-        wrinkles=rng.uniform(0.65, 1.0) if old else 0.0, iris=jitter(EYES[_iris(rng, tone)], rng, 8),
+        wrinkles=rng.uniform(0.95, 1.4) if old else 0.0, iris=jitter(EYES[_iris(rng, tone)], rng, 8),
         eye=rng.uniform(0.94, 1.08) * (1.03 if woman else 0.97), nose=rng.uniform(0.9,
         1.1) * (0.95 if woman else 1.08),
         smile=rng.uniform(0.6, 1.7), teeth=rng.random() < 0.35, side=int(rng.choice((-1, 1))),
@@ -173,7 +173,7 @@ def _eye(pen, traits, x):
 
 def _brow(pen, traits, x):
     s, b = np.sign(x), traits.brow
-    colour = mix(tint(traits.hair, -0.3), tint(traits.skin, -0.6), 0.35 if max(traits.hair) < 140 else 0.6)
+    colour = mix(tint(traits.hair, -0.3), tint(traits.skin, -0.6), 0.35 if max(traits.hair) < 140 else 0.45)
     pen.poly(colour, [(x - 3.0 * s, -4.1), (x - 3.0 * s, -4.0 - b), (x + 0.9 * s, -4.9 - b), (x + 3.5 * s, -4.5),
                       (x + 0.9 * s, -4.9)])
 
