@@ -39,7 +39,7 @@ def load_pipeline(
         pipe = StableDiffusionPipeline.from_pretrained(
             str(model),
             revision=revision,
-            torch_dtype=dtype,
+            dtype=dtype,
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,

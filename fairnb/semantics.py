@@ -49,8 +49,6 @@ def load_clip(path: str | Path, device: torch.device | str = "cpu") -> Clip:
     """Load a CLIP folder (model and tokenizer), frozen; `UserError` when there is none."""
     if not (Path(path) / "config.json").is_file():
         raise UserError(f"no CLIP model at {path}: give a folder with config.json, model.safetensors and a tokenizer")
-    model = CLIPModel.from_pretrained(
-            path, local_files_only=True, use_safetensors=True, dtype=torch.float32
-        )
+    model = CLIPModel.from_pretrained(path, local_files_only=True, use_safetensors=True, dtype=torch.float32)
     tokenizer = CLIPTokenizer.from_pretrained(path, local_files_only=True)
     return Clip(model, tokenizer).eval().requires_grad_(False).to(device)

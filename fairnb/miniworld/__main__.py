@@ -1,12 +1,14 @@
 """`python -m fairnb.miniworld build|quality`: make the mini world, and measure what was made."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fairnb.miniworld.build import build as build_world
-from fairnb.profiles import root
+from fairnb.miniworld.quality import measure, write_card
+from fairnb.profiles import load_profile, root
 
 app = typer.Typer(add_completion=False, help=__doc__)
 
@@ -25,6 +27,16 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; by default t
 def build(work: Work = Path("outputs/mini-sd-build"), out: Out = Path("data/mini-sd"), device: Device = None) -> None:
     """Draw the portraits and train every model (hours on a CPU, minutes on a GPU; resumes where it was killed)."""
     build_world(root() / work, root() / out, device=device)
+
+
+@app.command()
+def quality(work: Work = Path("outputs/mini-sd-build"), profile: str = "mini", images: int = 128) -> None:
+    """Measure the model of a profile at its sampling settings and write its card (minutes)."""
+    chosen = load_profile(profile)
+    how = chosen.sampling
+    figures = measure(Path(chosen.model), root() / work, how.steps, how.guidance, how.batch, images)
+    write_card(Path(chosen.model), figures)
+    print(json.dumps(figures, indent=1))
 
 
 if __name__ == "__main__":

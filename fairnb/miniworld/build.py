@@ -31,11 +31,11 @@ SEED = 2026
 class Steps:
     """How long each model trains."""
 
-    pictures: int = 20_000
-    classifier: int = 1_500
-    clip: int = 2_500
-    vae: int = 2_400
-    unet: int = 4_500
+    pictures: int = 16_000
+    classifier: int = 1_200
+    clip: int = 2_000
+    vae: int = 2_000
+    unet: int = 4_200
 
 
 FULL = Steps()
@@ -140,7 +140,7 @@ def train_clip(clip: Clip, data: Portraits, work: Path, steps: int) -> None:
     scenes = data.scenes()
 
     def loss(rng, _):
-        rows = rng.integers(len(scenes), size=128)
+        rows = rng.integers(len(scenes), size=96)
         named = [tuple(a.name for a in ATTRIBUTES if rng.random() < 0.75) for _ in rows]
         texts = [
             caption(scenes[row], () if scenes[row].kind == "subject" else names)

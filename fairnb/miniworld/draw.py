@@ -116,5 +116,6 @@ FINISH = {"photo": _photo, "drawing": _drawing, "painting": _painting}
 def _finish(img, style, rng, size):
     """The drawing in its style, reduced to the asked size."""
     pixels = np.clip(FINISH[style](img, rng), 0, 255).astype(np.uint8)
-    return Image.fromarray(pixels).resize((size, size),
-        Image.Resampling.BOX if size == UNITS else Image.Resampling.LANCZOS)
+    return Image.fromarray(pixels).resize(
+        (size, size), Image.Resampling.BOX if size == UNITS else Image.Resampling.LANCZOS
+    )

@@ -76,19 +76,27 @@ def draw_traits(gender, tone, age, rng):
     skin = tuple(int(v) for v in np.clip(skin, 0, 250))
     beard = "shaved" if woman else _choose(rng, BEARDS, (46, 14, 12, 11, 17))
     return Traits(
-        skin=skin, dark=1 - sum(skin) / 3 / 215, hair=_hair_colour(rng, tone, age), beard=beard,
-        cut=_choose(rng, CUTS, CUT_ODDS[gender][age]), fringe=_choose(rng, ("side", "centre", "fringe", "swept")),
-        width=rng.normal(13.2 if woman else 13.9, 0.4), jaw=rng.normal(2.05 if woman else 2.7, 0.16),
+        skin=skin,
+        dark=1 - sum(skin) / 3 / 215,
+        hair=_hair_colour(rng, tone, age),
+        beard=beard,
+        cut=_choose(rng, CUTS, CUT_ODDS[gender][age]),
+        fringe=_choose(rng, ("side", "centre", "fringe", "swept")),
+        width=rng.normal(13.2 if woman else 13.9, 0.4),
+        jaw=rng.normal(2.05 if woman else 2.7, 0.16),
         brow=max(0.55, rng.normal(0.8 if woman else 1.4, 0.16)),
         lip=_lip_colour(rng, skin, woman and rng.random() < 0.62),
         full=rng.normal(1.25 if woman else 0.82, 0.13) * (0.88 if old else 1),
         lashes=max(0.0, rng.normal(1.0 if woman else 0.15, 0.22)),
         earring=rng.random() < (0.4 if woman else 0.05),
         glasses=_choose(rng, ("", "round", "square"), (62, 19, 19) if old else (82, 9, 9)),
-        wrinkles=rng.uniform(0.95, 1.4) if old else 0.0, iris=jitter(EYES[_iris(rng, tone)], rng, 8),
-        eye=rng.uniform(0.94, 1.08) * (1.03 if woman else 0.97), nose=rng.uniform(0.9,
-        1.1) * (0.95 if woman else 1.08),
-        smile=rng.uniform(0.6, 1.7), teeth=rng.random() < 0.35, side=int(rng.choice((-1, 1))),
+        wrinkles=rng.uniform(0.95, 1.4) if old else 0.0,
+        iris=jitter(EYES[_iris(rng, tone)], rng, 8),
+        eye=rng.uniform(0.94, 1.08) * (1.03 if woman else 0.97),
+        nose=rng.uniform(0.9, 1.1) * (0.95 if woman else 1.08),
+        smile=rng.uniform(0.6, 1.7),
+        teeth=rng.random() < 0.35,
+        side=int(rng.choice((-1, 1))),
     )
 
 
@@ -111,10 +119,19 @@ def _shading(traits, grid, hat):
     d = 1.35 - 0.35 * max(traits.dark, 0)
     radius = (grid[..., 0] / traits.width) ** 2 + (grid[..., 1] / 18) ** 2
     light = 0.07 * s * grid[..., 0] / traits.width - 0.15 * np.clip(radius - 0.35, 0, 1)
-    spots = [(3 * s, -9.5, 6, 3.6, 0.15 * k), (0.5 * s, 1.5, 1.1, 4.2, 0.17 * k), (0.3 * s, 6, 1.5, 1.2, 0.18 * k),
-             (6.8, 5, 2.8, 2.2, 0.09 * k), (-6.8, 5, 2.8, 2.2, 0.09 * k), (0, 15.8, 2.4, 1.4, 0.08 * k),
-             (-1.9 * s, 3.4, 1.1, 3.4, -0.16 * d), (0, 8.1, 2.6, 0.9, -0.25 * d), (0, 14.2, 3, 0.9, -0.16 * d),
-             (5.4, -2.2, 3.4, 2, -0.17 * d), (-5.4, -2.2, 3.4, 2, -0.17 * d)]
+    spots = [
+        (3 * s, -9.5, 6, 3.6, 0.15 * k),
+        (0.5 * s, 1.5, 1.1, 4.2, 0.17 * k),
+        (0.3 * s, 6, 1.5, 1.2, 0.18 * k),
+        (6.8, 5, 2.8, 2.2, 0.09 * k),
+        (-6.8, 5, 2.8, 2.2, 0.09 * k),
+        (0, 15.8, 2.4, 1.4, 0.08 * k),
+        (-1.9 * s, 3.4, 1.1, 3.4, -0.16 * d),
+        (0, 8.1, 2.6, 0.9, -0.25 * d),
+        (0, 14.2, 3, 0.9, -0.16 * d),
+        (5.4, -2.2, 3.4, 2, -0.17 * d),
+        (-5.4, -2.2, 3.4, 2, -0.17 * d),
+    ]
     if hat:
         spots.append((0, -13, 16, 3, -0.25))
     if traits.wrinkles:
@@ -157,8 +174,7 @@ def skin(pen, traits, hat):
 def _eye(pen, traits, x):
     e, deep = traits.eye, tint(traits.skin, -0.62)
     s = np.sign(x)
-    pen.blob((250, 248, 244), [(x - 2.7 * e, 0), (x - 1, -1.6 * e), (x + 1, -1.6 * e), (x + 2.7 * e, 0), (x,
-        1.35 * e)])
+    pen.blob((250, 248, 244), [(x - 2.7 * e, 0), (x - 1, -1.6 * e), (x + 1, -1.6 * e), (x + 2.7 * e, 0), (x, 1.35 * e)])
     pen.oval(tint(traits.iris, -0.3), x, -0.15, 1.5 * e, 1.5 * e)
     pen.oval(traits.iris, x, 0.05, 1.15 * e, 1.15 * e)
     pen.oval((16, 12, 12), x, -0.1, 0.75 * e, 0.75 * e)
@@ -174,16 +190,27 @@ def _eye(pen, traits, x):
 def _brow(pen, traits, x):
     s, b = np.sign(x), traits.brow
     colour = mix(tint(traits.hair, -0.3), tint(traits.skin, -0.6), 0.35 if max(traits.hair) < 140 else 0.45)
-    pen.poly(colour, [(x - 3.0 * s, -4.1), (x - 3.0 * s, -4.0 - b), (x + 0.9 * s, -4.9 - b), (x + 3.5 * s, -4.5),
-                      (x + 0.9 * s, -4.9)])
+    pen.poly(
+        colour,
+        [
+            (x - 3.0 * s, -4.1),
+            (x - 3.0 * s, -4.0 - b),
+            (x + 0.9 * s, -4.9 - b),
+            (x + 3.5 * s, -4.5),
+            (x + 0.9 * s, -4.9),
+        ],
+    )
 
 
 def _nose(pen, traits):
     n, shade = traits.nose, mix(traits.skin, tint(traits.skin, -0.6), 0.75)
     for s in (-1, 1):
         pen.oval(shade, s * 1.25 * n, 7.3, 0.62, 0.42)
-        pen.line(mix(traits.skin, shade, 0.6), 0.4, circle(s * 1.5 * n, 6.6, 0.9 * n, 1.1, 90 - 90 * s - 60,
-        90 - 90 * s + 60, 6))
+        pen.line(
+            mix(traits.skin, shade, 0.6),
+            0.4,
+            circle(s * 1.5 * n, 6.6, 0.9 * n, 1.1, 90 - 90 * s - 60, 90 - 90 * s + 60, 6),
+        )
 
 
 def _mouth(pen, traits):
@@ -193,13 +220,29 @@ def _mouth(pen, traits):
     gap = 1.5 if traits.teeth else 0.0
     line = [(-w, corner), (-w / 2, line_y - 0.1), (0, line_y), (w / 2, line_y - 0.1), (w, corner)]
     pen.poly(tint(c, -0.1), [*line, (1.2, 10.6 - 0.75 * f), (0, 10.85 - 0.55 * f), (-1.2, 10.6 - 0.75 * f)])
-    pen.blob(tint(c, 0.1), [(-w, corner), (0, line_y), (w, corner), (w / 2, line_y + gap + f), (0,
-        line_y + gap + 1.35 * f),
-                            (-w / 2, line_y + gap + f)])
+    pen.blob(
+        tint(c, 0.1),
+        [
+            (-w, corner),
+            (0, line_y),
+            (w, corner),
+            (w / 2, line_y + gap + f),
+            (0, line_y + gap + 1.35 * f),
+            (-w / 2, line_y + gap + f),
+        ],
+    )
     if gap:
-        pen.blob((250, 246, 240), [(-w + 0.7, corner + 0.1), (0, line_y - 0.2), (w - 0.7, corner + 0.1), (w / 2,
-        line_y + 0.8),
-                                   (0, line_y + gap), (-w / 2, line_y + 0.8)])
+        pen.blob(
+            (250, 246, 240),
+            [
+                (-w + 0.7, corner + 0.1),
+                (0, line_y - 0.2),
+                (w - 0.7, corner + 0.1),
+                (w / 2, line_y + 0.8),
+                (0, line_y + gap),
+                (-w / 2, line_y + 0.8),
+            ],
+        )
     pen.line(tint(mix(c, traits.skin, 0.3), -0.6), 0.42, line)
     if f > 0.95:
         pen.oval(tint(c, 0.32), 0.8 * traits.side, line_y + gap + 0.75 * f, 1.2, 0.25)
@@ -208,8 +251,9 @@ def _mouth(pen, traits):
 def _wrinkles(pen, traits):
     w, c = traits.wrinkles, mix(traits.skin, tint(traits.skin, -0.6), 0.3 + 0.3 * traits.wrinkles)
     for y, half in ((-8.4, 6.5), (-10.6, 5.4)):
-        pen.line(c, 0.42 * w, [(-half, y + 0.4), (-half / 2, y - 0.2), (0, y + 0.1), (half / 2, y - 0.2), (half,
-        y + 0.4)])
+        pen.line(
+            c, 0.42 * w, [(-half, y + 0.4), (-half / 2, y - 0.2), (0, y + 0.1), (half / 2, y - 0.2), (half, y + 0.4)]
+        )
     for s in (-1, 1):
         pen.line(c, 0.5 * w, [(s * 3, 7), (s * 4.9, 9), (s * 5.5, 12)])
         pen.line(c, 0.42 * w, [(s * 3.6, 2.3), (s * 5.4, 3.1), (s * 7.6, 2.4)])
@@ -233,8 +277,7 @@ def _beard(pen, traits):
     if traits.beard == "goatee":
         sketch.blob(level, [(-5.4, 9.6), (0, 8.6), (5.4, 9.6), (5, 15.5), (0, 18.6), (-5, 15.5)])
     if traits.beard in ("moustache", "goatee", "full"):
-        sketch.blob(level, [(-5.8, 11), (-3, 8.8), (0, 8.5), (3, 8.8), (5.8, 11), (2.4, 10.6), (0, 10.3), (-2.4,
-        10.6)])
+        sketch.blob(level, [(-5.8, 11), (-3, 8.8), (0, 8.5), (3, 8.8), (5.8, 11), (2.4, 10.6), (0, 10.3), (-2.4, 10.6)])
     mask = mask.resize((UNITS * 2, UNITS * 2), Image.Resampling.BOX).filter(ImageFilter.GaussianBlur(0.9))
     colour = mix(tint(traits.hair, -0.1), tint(traits.skin, -0.5), 0.3)
     pen.img.paste(colour, (0, 0), mask.resize(pen.img.size, Image.Resampling.BILINEAR))
@@ -277,11 +320,31 @@ def hair_back(pen, traits, rng):
     w, shade = traits.width, tint(traits.hair, -0.22)
     if traits.cut in LONG:
         end, wide = LONG[traits.cut] + rng.uniform(-2, 2), w + rng.uniform(2, 3.4)
-        pen.blob(shade, [(0, -20), (w - 2, -15.4), (w + 1.4, -6), (wide + 0.6, end * 0.55), (wide - 0.6, end), (0,
-        end + 1),
-                         (0.6 - wide, end), (-wide - 0.6, end * 0.55), (-w - 1.4, -6), (2 - w, -15.4)])
-        _strands(pen, traits, rng, [[(x, -4), (x * 1.06, end * 0.5), (x * 0.97, end - 0.5)]
-                                    for x in np.linspace(-wide, wide, 15) if abs(x) > w * 0.7])
+        pen.blob(
+            shade,
+            [
+                (0, -20),
+                (w - 2, -15.4),
+                (w + 1.4, -6),
+                (wide + 0.6, end * 0.55),
+                (wide - 0.6, end),
+                (0, end + 1),
+                (0.6 - wide, end),
+                (-wide - 0.6, end * 0.55),
+                (-w - 1.4, -6),
+                (2 - w, -15.4),
+            ],
+        )
+        _strands(
+            pen,
+            traits,
+            rng,
+            [
+                [(x, -4), (x * 1.06, end * 0.5), (x * 0.97, end - 0.5)]
+                for x in np.linspace(-wide, wide, 15)
+                if abs(x) > w * 0.7
+            ],
+        )
     if traits.cut == "bun":
         pen.oval(shade, 0, -20.5, 5, 4.2)
         pen.arc(tint(traits.hair, 0.15), 0.5, 0, -20.5, 3.2, 2.6, 180, 320)
@@ -298,8 +361,12 @@ def _hairline(traits, x):
         return -16.2 + 1.6 * np.cos(u * 7) + 7.0 * np.abs(u) ** 3
     if traits.cut in ("crop", "curly"):
         return -12.2 + 5.5 * np.abs(u) ** 3
-    shape = {"side": -8.6 - 4.2 * np.exp(-(((u - p) / 0.3) ** 2)), "centre": -8.2 - 5.2 * np.exp(-((u / 0.3) ** 2)),
-             "fringe": -8.4 + 0.35 * np.cos(u * 21), "swept": -11.4 + 3.2 * u * traits.side}
+    shape = {
+        "side": -8.6 - 4.2 * np.exp(-(((u - p) / 0.3) ** 2)),
+        "centre": -8.2 - 5.2 * np.exp(-((u / 0.3) ** 2)),
+        "fringe": -8.4 + 0.35 * np.cos(u * 21),
+        "swept": -11.4 + 3.2 * u * traits.side,
+    }
     return shape[traits.fringe] - (2.2 if traits.cut in ("short", "bun") else 0.4) * (1 - u**2) + 2.5 * u**4
 
 
@@ -317,13 +384,28 @@ def hair_front(pen, traits, rng):
     if traits.cut in LONG:
         end = LONG[traits.cut] - 1
         for s in (-1, 1):
-            pen.blob(tint(traits.hair, -0.05), [(s * (w - 1.4), -8), (s * (w + 0.9), -9), (s * (w + 2.4), 4),
-            (s * (w + 2.8), end - 3),
-                (s * (w + 0.6), end), (s * (w - 4), end - 1.5), (s * (w - 2), 12), (s * (w - 0.3), 5)])
+            pen.blob(
+                tint(traits.hair, -0.05),
+                [
+                    (s * (w - 1.4), -8),
+                    (s * (w + 0.9), -9),
+                    (s * (w + 2.4), 4),
+                    (s * (w + 2.8), end - 3),
+                    (s * (w + 0.6), end),
+                    (s * (w - 4), end - 1.5),
+                    (s * (w - 2), 12),
+                    (s * (w - 0.3), 5),
+                ],
+            )
     root = traits.side * w * 0.3
-    tops = [[(root * 0.6 + a * 0.25, -17.5), (a * 0.7, -16 + abs(a) * 0.2), (a, float(_hairline(traits,
-        np.array(a))) - 0.6)]
-            for a in np.linspace(-w + 1.5, w - 1.5, 13)]
+    tops = [
+        [
+            (root * 0.6 + a * 0.25, -17.5),
+            (a * 0.7, -16 + abs(a) * 0.2),
+            (a, float(_hairline(traits, np.array(a))) - 0.6),
+        ]
+        for a in np.linspace(-w + 1.5, w - 1.5, 13)
+    ]
     _strands(pen, traits, rng, tops)
     sheen = 0.22 * spot(pen.local(), traits.side * 5, -15.4, 5, 1.4)
     glow(pen.img, sheen, tint(traits.hair, 0.55))
@@ -334,5 +416,3 @@ def earrings(pen, traits):
     if traits.earring:
         for s in (-1, 1):
             pen.oval((246, 208, 90), s * (traits.width + 0.6), 5.2, 0.9, 1.1)
-
-

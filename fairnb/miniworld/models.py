@@ -58,9 +58,9 @@ def clip(words: CLIPTokenizer) -> CLIPModel:
     vision = {
         "image_size": 64,
         "patch_size": 8,
-        "hidden_size": 128,
-        "intermediate_size": 320,
-        "num_hidden_layers": 4,
+        "hidden_size": 96,
+        "intermediate_size": 256,
+        "num_hidden_layers": 3,
         "num_attention_heads": 4,
     }
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=96))

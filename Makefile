@@ -1,0 +1,53 @@
+# Everything runs in .venv, made from requirements.lock; `make help` lists the targets.
+PROFILE ?= mini
+NB      ?= 00
+PYTHON  ?= python3
+BIN     := .venv/bin
+READY   := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help env reproduce notebook lab test lint bench mini-sd check clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+
+env: $(READY) ## install the pinned packages into .venv
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+reproduce: $(READY) ## run notebooks 00-07 and write the report   (PROFILE=mini)
+	$(BIN)/fairnb run --profile $(PROFILE)
+	$(BIN)/fairnb report --profile $(PROFILE)
+
+notebook: $(READY) ## run one notebook   (NB=05 PROFILE=mini)
+	$(BIN)/fairnb run $(NB) --profile $(PROFILE)
+
+lab: $(READY) ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab --notebook-dir=.
+
+test: $(READY) ## check style and run the tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+lint: $(READY) ## correct style where that is automatic
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY) ## measure the speed and memory claims
+	$(BIN)/python -m fairnb.bench
+
+mini-sd: $(READY) ## rebuild data/mini-sd from nothing (hours on a CPU)
+	$(BIN)/python -m fairnb.miniworld build
+
+check: $(READY) ## is every package there and working?
+	$(BIN)/fairnb check
+
+clean: ## remove outputs and caches (keeps .venv)
+	rm -rf outputs .pytest_cache .ruff_cache *.egg-info
+	find fairnb tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf

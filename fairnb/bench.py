@@ -1,0 +1,251 @@
+"""`python -m fairnb.bench`: what the package saves, measured in one run beside the published or plain way."""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+
+from fairnb.adapters import BiasNeurons
+from fairnb.attributes import GENDER, Attribute
+from fairnb.neurons import FAMILIES, STEPS, contrast_pairs, count, locate, save_neurons
+from fairnb.pipeline import encode, load_pipeline
+from fairnb.profiles import root
+from fairnb.sampling import (
+    adjusted_backward,
+    adjustment,
+    decode,
+    fresh_scheduler,
+    noise,
+    predict,
+    sample,
+    trajectory,
+)
+
+PROMPT = "a photo of a doctor"
+GUIDANCE = 3.0
+IMAGES = 4
+LOCATE = {
+    "frequency": 0.65,
+    "timestep": 699,
+    "contents": ["house", "tree", "boat"],
+    "contexts": ["in a garden", "at night", "by the sea"],
+    "seed": 0,
+}
+OCCUPATIONS = ["doctor", "nurse"]
+
+
+def literal_adjusted(
+    pipe: StableDiffusionPipeline, prompt: str, latents: torch.Tensor, *, steps: int, guidance: float
+) -> torch.Tensor:
+    """Final latents whose autograd graph holds the adjusted gradient, the straightforward way (FFD).
+
+    The latents entering the U-Net are detached and a hook scales each prediction's gradient; every step stays in
+    memory until `backward`.
+    """
+    scheduler = fresh_scheduler(pipe, steps)
+    scales = adjustment(pipe, scheduler.timesteps)
+    embeds = encode(pipe, ["", prompt] if guidance > 1 else [prompt])
+    latents = latents * scheduler.init_noise_sigma
+    for scale, timestep in zip(scales, scheduler.timesteps, strict=True):
+        inputs = scheduler.scale_model_input(latents.detach(), timestep)
+        prediction = predict(pipe, inputs, timestep, embeds, guidance)
+        prediction.register_hook(lambda gradient, scale=scale: gradient * scale.to(gradient))
+        latents = scheduler.step(prediction, timestep, latents).prev_sample
+    return latents
+
+
+def literal_locate(
+    pipe: StableDiffusionPipeline,
+    attribute: Attribute,
+    occupations: Sequence[str],
+    folder: Path,
+    *,
+    k: int,
+    frequency: float,
+    timestep: int,
+    contents: Sequence[str],
+    contexts: Sequence[str],
+    seed: int,
+) -> set[int]:
+    """Bias neurons as flat indices by the published procedure, word for word (Bias Neurons, METHODS section 1).
+
+    For every pair a loop over the 20 steps, guidance 7.5 with both halves, latents that never advance, a gradient
+    pass in every step of which only that at `timestep` is kept; the indices go to one file a pair in `folder` (int64,
+    as 235 GB for 980 occupations at k = 10^7 tell) and are read back to be counted.
+    """
+    weights = list(pipe.unet.requires_grad_().parameters())
+    total = sum(weight.numel() for weight in weights)
+    scheduler = fresh_scheduler(pipe, STEPS)
+    latents = noise(pipe, "", [0], seed).to(pipe.unet.dtype) * scheduler.init_noise_sigma
+    pairs = contrast_pairs(attribute, occupations, contents, contexts, seed)
+    for pair in pairs.itertuples():
+        with torch.no_grad():
+            left, right = (encode(pipe, ["", prompt]) for prompt in (pair.left, pair.right))
+        for step in scheduler.timesteps:
+            inputs = scheduler.scale_model_input(latents, step)
+            loss = (predict(pipe, inputs, step, left, 7.5) - predict(pipe, inputs, step, right, 7.5)).abs().sum()
+            gradient = torch.cat([part.abs().flatten() for part in torch.autograd.grad(loss, weights)])
+            if int(step) == timestep:
+                np.save(folder / f"{pair.family}_{pair.occupation}.npy", gradient.topk(k).indices.cpu().numpy())
+    kept = {}
+    for family in FAMILIES:
+        counts = np.zeros(total, dtype=np.int64)
+        for occupation in occupations:
+            counts[np.load(folder / f"{family}_{occupation}.npy")] += 1
+        kept[family] = set(np.flatnonzero(counts > frequency * len(occupations)).tolist())
+    pipe.unet.requires_grad_(False)
+    return (kept["bias"] & kept["have_bias"]) - kept["no_bias"]
+
+
+def gradient(pipe: StableDiffusionPipeline, way: str, steps: int) -> dict[str, float]:
+    """Seconds and peak memory (MB above the loaded model) of the adjusted gradient of `IMAGES` images."""
+    pipe.unet.requires_grad_()
+    latents = noise(pipe, PROMPT, range(IMAGES), seed=0)
+    if way == "checkpointed":
+        pipe.unet.enable_gradient_checkpointing()
+
+    def backward(latents: torch.Tensor, steps: int) -> None:
+        if way == "checkpointed":
+            literal_adjusted(pipe, PROMPT, latents, steps=steps, guidance=GUIDANCE).sum().backward()
+        else:
+            traj = trajectory(pipe, PROMPT, latents, steps=steps, guidance=GUIDANCE)
+            used = 3 if way == "adjusted-3" else None
+            adjusted_backward(pipe, traj, torch.ones_like(traj.final), guidance=GUIDANCE, steps_used=used)
+
+    backward(latents[:1], 3)  # what libraries set up at the first call is nobody's cost
+    before = _peak()
+    seconds = _seconds(lambda: backward(latents, steps))
+    return {"seconds": seconds, "memory": _peak() - before}
+
+
+def main() -> None:
+    """Print the table; with `--way` and `--steps`, one gradient measurement as JSON (its own process, own peak)."""
+    parser = argparse.ArgumentParser(prog="python -m fairnb.bench", description=__doc__)
+    parser.add_argument("--model", default=str(root() / "data" / "mini-sd"), help="a diffusers Stable Diffusion folder")
+    parser.add_argument("--way", choices=["checkpointed", "adjusted", "adjusted-3"], help=argparse.SUPPRESS)
+    parser.add_argument("--steps", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    pipe = load_pipeline(options.model, device="cpu")
+    if options.way:
+        print(json.dumps(gradient(pipe, options.way, options.steps)))
+        return
+    print(f"{'':46}{'plain':>12}{'fairnb':>12}{'ratio':>9}")
+    _bench_locate(pipe)
+    _bench_gradient(options.model)
+    _bench_generation(pipe)
+
+
+def _bench_locate(pipe: StableDiffusionPipeline) -> None:
+    """Locating against the published procedure; then the memory of training what was found."""
+    settings = {"k": sum(weight.numel() for weight in pipe.unet.parameters()) // 50, **LOCATE}
+    evaluations = 0
+
+    def counted(_: torch.nn.Module, inputs: tuple) -> None:
+        nonlocal evaluations
+        evaluations += len(inputs[0])
+
+    hook = pipe.unet.register_forward_pre_hook(counted)
+    with tempfile.TemporaryDirectory() as folder:
+        literal = _seconds(lambda: literal_locate(pipe, GENDER, OCCUPATIONS, Path(folder), **settings))
+        written = sum(file.stat().st_size for file in Path(folder).iterdir())
+        published, evaluations = evaluations, 0
+        start = time.perf_counter()
+        located = locate(pipe, GENDER, OCCUPATIONS, **settings)
+        seconds = time.perf_counter() - start
+        save_neurons(located.neurons, Path(folder) / "neurons.safetensors", {})
+        saved = (Path(folder) / "neurons.safetensors").stat().st_size
+    hook.remove()
+    _row(f"locate ({len(OCCUPATIONS)} occupations): seconds", literal, seconds)
+    _row("locate: evaluations of the U-Net", published, evaluations)
+    _row("locate: index files, result file (kB)", written / 1e3, saved / 1e3)
+
+    dense = list(pipe.unet.requires_grad_().parameters())
+    masks = sum(weight.numel() for weight in dense)  # one byte a weight
+    dense_bytes = _optimizer_bytes(dense) + masks
+    pipe.unet.requires_grad_(False)
+    adapter = BiasNeurons(pipe.unet, located.neurons)
+    indices_and_base = 12 * count(located.neurons)
+    own_bytes = _optimizer_bytes(adapter.parameters()) + 4 * count(located.neurons) + indices_and_base
+    _row(f"Adam on {count(located.neurons):,} neurons: memory (kB)", dense_bytes / 1e3, own_bytes / 1e3)
+
+
+def _bench_gradient(model: str) -> None:
+    """Autograd with gradient checkpointing against stored latents, and against 3 of the steps drawn at random."""
+    for steps in (10, 20, 40):
+        plain, own, drawn = (
+            json.loads(
+                subprocess.run(
+                    [sys.executable, "-m", "fairnb.bench", "--model", model, "--way", way, "--steps", str(steps)],
+                    check=True,
+                    capture_output=True,
+                    text=True,
+                ).stdout
+            )
+            for way in ("checkpointed", "adjusted", "adjusted-3")
+        )
+        _row(f"adjusted gradient, {steps} steps: seconds", plain["seconds"], own["seconds"])
+        _row(f"adjusted gradient, 3 of {steps} steps: seconds", plain["seconds"], drawn["seconds"])
+        _row(f"adjusted gradient, {steps} steps: peak memory (MB)", plain["memory"], own["memory"])
+
+
+def _bench_generation(pipe: StableDiffusionPipeline) -> None:
+    """`sample` and `decode` against the pipeline alone; the best of three, in turn."""
+    latents = noise(pipe, PROMPT, range(2 * IMAGES), seed=0)
+
+    def plain() -> None:
+        pipe(
+            PROMPT,
+            latents=latents,
+            num_images_per_prompt=len(latents),
+            num_inference_steps=10,
+            guidance_scale=GUIDANCE,
+            output_type="pt",
+        )
+
+    @torch.no_grad()
+    def own() -> None:
+        decode(pipe, sample(pipe, PROMPT, latents, steps=10, guidance=GUIDANCE))
+
+    times = [(_seconds(plain), _seconds(own)) for _ in range(3)]
+    _row(f"generate {len(latents)} images, 10 steps: seconds", *(min(column) for column in zip(*times, strict=True)))
+
+
+def _optimizer_bytes(weights: list[torch.Tensor]) -> int:
+    """Bytes of gradients and Adam's state for `weights`, after a step that changes nothing."""
+    optimizer = torch.optim.Adam(weights, lr=0.0)
+    for weight in weights:
+        weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    held = [value for state in optimizer.state.values() for value in state.values()]
+    held += [weight.grad for weight in weights]
+    optimizer.zero_grad()
+    return sum(value.nbytes for value in held)
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def _peak() -> float:
+    """The largest memory this process ever held, in MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+def _row(what: str, plain: float, own: float) -> None:
+    print(f"{what:46}{plain:12,.2f}{own:12,.2f}{plain / own if own else float('inf'):8.1f}x", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""The `fairnb` command: run notebooks, write the report, check the installation, generate, measure."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from fairnb.errors import UserError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+ProfileOption = Annotated[str, typer.Option("--profile", "-p", help="A name in notebooks/profiles or a YAML file.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", "-s", help="Change one key, such as finetune.updates=10; repeatable.")
+]
+
+
+@app.callback()
+def fairnb() -> None:
+    """Measure the social bias of Stable Diffusion, find the weights that carry it, fine-tune only those.
+
+    \b
+    Examples:
+      fairnb run                                 the main path, notebooks 00-07, on mini-sd
+      fairnb run 05 --set finetune.updates=10    one notebook, one setting changed
+      fairnb generate "a photo of a doctor" --out doctors
+      fairnb measure doctors                     who is in these pictures?
+    """
+
+
+@app.command()
+def run(
+    notebooks: Annotated[list[str] | None, typer.Argument(help="Numbers or names; none means 00-07.")] = None,
+    profile: ProfileOption = "mini",
+    change: SetOption = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for results instead of the profile's.")] = None,
+) -> None:
+    """Run notebooks headless, only what is missing or changed.
+
+    Example: fairnb run 02 03 --profile smoke --set measure.images=8
+    """
+    changes = parse_changes(change)
+    from fairnb.batch import run_notebooks  # here and below: torch takes seconds to import, a typing error none
+
+    if not run_notebooks(notebooks, profile, changes, output):
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(profile: ProfileOption = "mini", change: SetOption = None) -> None:
+    """Write outputs/PROFILE/report.html from what the notebooks made.
+
+    Example: fairnb report --profile mini
+    """
+    from fairnb.profiles import load_profile
+    from fairnb.report import write_report
+
+    typer.echo(write_report(load_profile(profile, parse_changes(change))))
+
+
+@app.command()
+def check() -> None:
+    """Say of every package whether it is there and works, and what to do if not."""
+    from fairnb.check import check_environment
+
+    if not check_environment():
+        raise typer.Exit(1)
+
+
+@app.command()
+def generate(
+    prompts: Annotated[list[str], typer.Argument(help="One or more prompts, in quotes.")],
+    out: Annotated[Path, typer.Option(help="A new folder; images go to OUT/prompt_<i>/img_<j>.png.")],
+    profile: ProfileOption = "mini",
+    model: Annotated[str | None, typer.Option(help="A diffusers folder or hub id instead of the profile's.")] = None,
+    images: Annotated[int, typer.Option(min=1, help="Images per prompt.")] = 16,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same images.")] = 0,
+    patch: Annotated[Path | None, typer.Option(help="A bias-neuron patch (.safetensors).")] = None,
+    strength: Annotated[float, typer.Option(help="Of the patch: 0 is the original, 1 the debiased model.")] = 1.0,
+) -> None:
+    """Draw images with or without a patch; a killed call, made again, goes on where it stopped.
+
+    Example: fairnb generate "a photo of a doctor" --out doctors --patch outputs/mini/patch.safetensors --strength 0.5
+    """
+    from fairnb.generate import generate as draw
+    from fairnb.pipeline import load_pipeline
+    from fairnb.profiles import load_profile
+
+    settings = load_profile(profile, {"model": model} if model else None)
+    pipe = load_pipeline(settings.model, revision=settings.revision, device=settings.device)
+    if patch:
+        from fairnb.adapters import load_patch
+
+        load_patch(patch, pipe).apply(pipe, strength)
+    rows = [{"prompt_id": i, "prompt": text, "occupation": None, "split": "test"} for i, text in enumerate(prompts)]
+    sampling = settings.sampling
+    draw(
+        pipe,
+        rows,
+        images=images,
+        folder=out,
+        seed=seed,
+        steps=sampling.steps,
+        guidance=sampling.guidance,
+        batch=sampling.batch,
+    )
+    typer.echo(f"{images * len(rows)} images in {out}: now try fairnb measure {out}")
+
+
+@app.command()
+def measure(
+    folder: Annotated[Path, typer.Argument(help="Images, or a folder of folders of images.")],
+    profile: ProfileOption = "mini",
+    out: Annotated[Path | None, typer.Option(help="Also write the records (.parquet).")] = None,
+) -> None:
+    """Find faces, judge them, print shares and bias for every prompt.
+
+    Example: fairnb measure doctors --out doctors.parquet
+    """
+    from fairnb.classifiers import load_classifier
+    from fairnb.faces import load_detector
+    from fairnb.generate import look
+    from fairnb.pipeline import pick_device
+    from fairnb.profiles import load_profile
+    from fairnb.records import attributes_of, write_records
+
+    settings = load_profile(profile)
+    device = pick_device(settings.device)
+    records = look(folder, load_detector(device), load_classifier(settings.judge, device))
+    for attribute in attributes_of(records):
+        typer.echo(table_of(records, attribute.name) + "\n")
+    if out:
+        typer.echo(write_records(records, out))
+
+
+def table_of(records: Any, attribute: str) -> str:
+    """Shares and bias of one attribute per prompt, as text, with the mean and the floor below."""
+    from fairnb.metrics import bias_by_prompt, summarise
+
+    if not records.face.any():
+        return f"{attribute}: no face was found in any of {len(records)} images, so its bias is undefined"
+    table = bias_by_prompt(records, attribute).drop(columns=["prompt_id", "occupation", "split"])
+    whole = summarise(records, attribute)
+    return (
+        f"{attribute}\n{table.round(3).to_string(index=False)}\n"
+        f"mean bias {whole['mean']:.3f} over {whole['n_prompts']} prompts; a fair generator would score about "
+        f"{whole['floor']:.3f}; {whole['faceless_share']:.1%} of {whole['n_images']} images have no face"
+    )
+
+
+def parse_changes(changes: list[str] | None) -> dict[str, Any]:
+    """['a.b=1'] -> {'a.b': 1}; values are read as YAML, so 1, true, [0, 1] and text come out as such."""
+    values = {}
+    for change in changes or []:
+        key, equals, text = change.partition("=")
+        if not equals or not key.strip():
+            raise UserError(f"--set {change} is not key=value: write for example --set finetune.updates=10")
+        try:
+            values[key.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {change}: the value is not YAML ({' '.join(str(error).split())})") from error
+    return values
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one sentence on stderr and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        typer.echo(f"fairnb: {error}", err=True)
+        sys.exit(2)

@@ -1,0 +1,366 @@
+"""One fine-tuning loop for every adapter: sample a prompt's images, align their classes, keep the picture.
+
+An update (Bias Neurons; FFD, Shen et al., ICLR 2024): images of one prompt are sampled with the current weights, the
+guide looks at their faces, `alignment` says which class each should have, and the gradient of
+
+    class_weight * cross-entropy + semantics_weight * dynamic weight * (1 - cosine to the original of the same noise)
+
+is carried from the pictures to the latents by autograd and from there to the weights by `sampling`. It runs under
+`accelerate launch` unchanged: the images of an update are divided over the processes.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from diffusers import StableDiffusionPipeline
+from facenet_pytorch import MTCNN
+from tqdm import tqdm
+
+from fairnb import metrics
+from fairnb.adapters import BiasNeurons
+from fairnb.alignment import NO_FACE, classification_loss, dynamic_weight, semantics_loss, targets
+from fairnb.classifiers import Classifier
+from fairnb.errors import UserError
+from fairnb.faces import Faces, crop_faces, find_faces
+from fairnb.profiles import Finetune, Sampling
+from fairnb.prompts import photo_of
+from fairnb.records import write_atomically
+from fairnb.sampling import adjusted_backward, decode, noise, sample, sample_with_gradient, trajectory
+from fairnb.semantics import Clip
+
+JITTER = 0.04  # of the face's size: the guide sees a slightly different crop each time, so no single pixel pleases it
+
+
+@dataclass
+class Eyes:
+    """What looks at the images in training: face detector, guide and CLIP. The judge is not among them."""
+
+    detector: MTCNN
+    guide: Classifier
+    clip: Clip
+
+
+@dataclass
+class Originals:
+    """What the unchanged model draws from each noise of a prompt's pool: features [P, D] and classes [P] by attribute
+    (-1 without a face)."""
+
+    features: torch.Tensor
+    classes: dict[str, torch.Tensor]
+
+
+@dataclass
+class State:
+    """All that a checkpoint holds beside the adapter and the optimiser."""
+
+    update: int = 0
+    history: list[dict] = field(default_factory=list)
+    averaged: list[torch.Tensor] = field(default_factory=list)
+    best: list[torch.Tensor] = field(default_factory=list)
+    best_bias: float = float("inf")
+    waited: int = 0
+
+
+@dataclass
+class Alignment:
+    """One run: the model, its adapter and eyes, and the shares that each attribute's classes should get."""
+
+    pipe: StableDiffusionPipeline
+    adapter: BiasNeurons
+    eyes: Eyes
+    shares: dict
+    settings: Finetune
+    sampling: Sampling
+    seed: int
+
+    @cached_property
+    def accelerator(self) -> Accelerator:
+        """Made when the run starts, so that it sees the processes of `accelerate launch`."""
+        return Accelerator()
+
+    def train(self, train: list[str], validation: list[str], folder: str | Path, record: dict | None = None):
+        """Fine-tune on the occupations `train`; returns the history, a row an update.
+
+        Leaves in `folder`: `patch.safetensors` (the moving average of the weights where its validation bias was
+        lowest), `history.csv` and, while it runs, `checkpoint.pt`, from which a killed run resumes with equal
+        results. `UserError` when the loss is not finite or the images cannot be divided over the processes.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        settings, main = self.settings, self.accelerator.is_main_process
+        if settings.images % self.accelerator.num_processes:
+            count = self.accelerator.num_processes
+            raise UserError(f"finetune.images = {settings.images} cannot be divided over {count} processes")
+        optimizer = torch.optim.Adam(self.adapter.parameters(), settings.learning_rate)
+        state = _resume(folder / "checkpoint.pt", self.adapter, optimizer)
+        originals: dict[str, Originals] = {}
+        self.adapter.attach()
+        numbers = range(state.update, settings.updates)
+        progress = tqdm(numbers, "fine-tune", settings.updates, initial=state.update, mininterval=2, disable=not main)
+        try:
+            for number in progress:
+                if state.waited >= settings.patience:
+                    break
+                occupation = pick_occupation(train, self.seed, number)
+                if occupation not in originals:
+                    originals[occupation] = self.originals(occupation)
+                row = self.gradient(occupation, originals[occupation], number)
+                if not np.isfinite(row["loss"]):
+                    raise UserError(
+                        f"the loss is {row['loss']} at update {number} ({occupation}): lower finetune.learning_rate "
+                        f"({settings.learning_rate}) and start again in a new folder"
+                    )
+                optimizer.step()
+                optimizer.zero_grad()
+                self.adapter.update()
+                _average(state, self.adapter, settings.ema)
+                state.update = number + 1
+                row |= {"update": state.update, "occupation": occupation}
+                if validation and state.update % settings.validate_every == 0:
+                    with _holding(self.adapter, state.averaged):
+                        row["validation_bias"] = self.validate(validation)
+                    _remember(state, row["validation_bias"])
+                state.history.append(row)
+                progress.set_postfix(loss=f"{row['loss']:.2f}", bias=f"{row['bias']:.2f}", refresh=False)
+                if state.update % settings.checkpoint_every == 0 and main:
+                    _checkpoint(folder / "checkpoint.pt", state, self.adapter, optimizer)
+            history = pd.DataFrame(state.history)
+            if main:
+                with _holding(self.adapter, state.best or state.averaged):
+                    self.adapter.save(folder / "patch.safetensors", self.about(state) | (record or {}))
+                write_atomically(folder / "history.csv", lambda path: history.to_csv(path, index=False))
+                (folder / "checkpoint.pt").unlink(missing_ok=True)
+        finally:
+            self.adapter.detach()
+        self.accelerator.wait_for_everyone()
+        return history
+
+    def about(self, state: State) -> dict:
+        """The training record that goes into the patch."""
+        target = {name if isinstance(name, str) else "+".join(name): list(v) for name, v in self.shares.items()}
+        return {
+            "target": target,
+            "updates": state.update,
+            "validation_bias": state.best_bias if state.best else None,
+            "seed": self.seed,
+            "settings": self.settings.model_dump(),
+            "sampling": self.sampling.model_dump(),
+        }
+
+    @torch.no_grad()
+    def originals(self, occupation: str) -> Originals:
+        """Draw the whole pool of an occupation with the base weights, and keep what the eyes see of it."""
+        features, classes = [], []
+        with self.adapter.disabled():
+            for images in self.draw(occupation, range(self.settings.pool)):
+                features.append(self.eyes.clip.image_features(images))
+                faces, probabilities = self.look(images)
+                classes.append({name: _classes(probs, faces) for name, probs in probabilities.items()})
+        return Originals(torch.cat(features), {name: torch.cat([c[name] for c in classes]) for name in classes[0]})
+
+    @torch.no_grad()
+    def validate(self, occupations: list[str]) -> float:
+        """Bias as the guide sees it, mean over the occupations (and over the aligned attributes)."""
+        biases = []
+        for occupation in occupations:
+            seen = []
+            for images in self.draw(occupation, range(self.settings.images)):
+                faces, probabilities = self.look(images)
+                seen.append({name: probs[torch.from_numpy(faces.found)] for name, probs in probabilities.items()})
+            biases.append(_bias({name: torch.cat([part[name] for part in seen]) for name in self.names}))
+        return float(np.mean(biases))
+
+    @property
+    def names(self) -> list[str]:
+        """The attributes that are aligned."""
+        return [name for key in self.shares for name in ((key,) if isinstance(key, str) else key)]
+
+    @torch.no_grad()
+    def draw(self, occupation: str, indices: range) -> Iterator[torch.Tensor]:
+        """Images [n, 3, H, W] of an occupation's noises `indices`, a batch at a time."""
+        prompt, batch = photo_of(occupation), self.sampling.batch
+        for start in range(0, len(indices), batch):
+            latents = noise(self.pipe, prompt, list(indices[start : start + batch]), self.seed)
+            final = sample(self.pipe, prompt, latents, steps=self.sampling.steps, guidance=self.sampling.guidance)
+            yield decode(self.pipe, final)
+
+    def look(self, images: torch.Tensor) -> tuple[Faces, dict[str, torch.Tensor]]:
+        """Faces of images [N, 3, H, W] and the guide's probabilities [N, K] of every aligned attribute (uniform
+        where there is no face)."""
+        faces = find_faces(self.eyes.detector, images)
+        rows = np.flatnonzero(faces.found)
+        found = self.eyes.guide.probabilities(crop_faces(images[rows], faces.boxes[rows], self.eyes.guide.size))
+        probabilities = {}
+        for name in self.names:
+            count = len(self.eyes.guide.classes[name])
+            probabilities[name] = torch.full((len(images), count), 1 / count, device=images.device)
+            probabilities[name][rows] = found[name]
+        return faces, probabilities
+
+    def gradient(self, occupation: str, originals: Originals, number: int) -> dict[str, float]:
+        """Put the gradient of update `number` into the adapter's parameters; returns its losses, bias and counts."""
+        settings, process, count = self.settings, self.accelerator.process_index, self.accelerator.num_processes
+        rng = np.random.default_rng(_stable(self.seed, "images", number))
+        indices = np.sort(rng.choice(settings.pool, settings.images, replace=False))
+        own = slice(process * len(indices) // count, (process + 1) * len(indices) // count)
+        jitter = rng.normal(0, JITTER, (len(indices), 4))[own]
+        latents, backward = self.differentiable(photo_of(occupation), indices[own].tolist(), number)
+        with torch.no_grad():
+            faces, probabilities = self.look(decode(self.pipe, latents))
+        device = latents.device
+        found = self.accelerator.gather(torch.from_numpy(faces.found).to(device))
+        everyone = {name: self.accelerator.gather(probabilities[name]) for name in self.names}
+        generator = torch.Generator().manual_seed(_stable(self.seed, "targets", number))
+        wanted, sure = targets(everyone, self.shares, found=found, generator=generator)
+        confident = {name: sure[name] >= settings.confidence for name in self.names}
+        pool = torch.from_numpy(indices[own]).to(device)
+        weight = dynamic_weight(
+            torch.stack([wanted[name][own] for name in self.names], 1),
+            torch.stack([originals.classes[name][pool] for name in self.names], 1),
+            settings.changed_factor,
+        )
+        losses = torch.zeros(2, device=device)
+        for start in range(0, len(pool), settings.part):
+            rows = slice(start, start + settings.part)
+            images = decode(self.pipe, latents[rows])
+            features = self.eyes.clip.image_features(images)
+            image_loss = semantics_loss(features, originals.features[pool[rows]], weight[rows])
+            image_loss = image_loss * len(images) / len(indices)
+            class_loss = self.class_loss(images, faces, jitter, rows, own, wanted, confident)
+            (settings.class_weight * class_loss + settings.semantics_weight * image_loss).backward()
+            losses += torch.stack([class_loss.detach(), image_loss.detach()])
+        backward(latents.grad)
+        for parameter in self.adapter.parameters():
+            if parameter.grad is not None:
+                parameter.grad = self.accelerator.reduce(parameter.grad, "sum")
+        class_loss, image_loss = self.accelerator.reduce(losses, "sum").tolist()
+        classes = {name: everyone[name].argmax(1) for name in self.names}
+        return {
+            "loss": settings.class_weight * class_loss + settings.semantics_weight * image_loss,
+            "class_loss": class_loss,
+            "image_loss": image_loss,
+            "bias": _bias({name: everyone[name][found] for name in self.names}),
+            "faceless": int((~found).sum()),
+            "to_change": sum(int((wanted[name] != classes[name])[found].sum()) for name in self.names),
+        }
+
+    def class_loss(self, images, faces: Faces, jitter, rows: slice, own: slice, wanted, confident) -> torch.Tensor:
+        """This part's share of the mean cross-entropy over all confident images of the update."""
+        with_face = np.flatnonzero(faces.found[rows])
+        loss = images.new_zeros(())
+        if not len(with_face):
+            return loss
+        boxes = faces.boxes[rows][with_face]
+        boxes = boxes + jitter[rows][with_face] * (boxes[:, 2:] - boxes[:, :2]).max(1, keepdims=True)
+        logits = self.eyes.guide(crop_faces(images[with_face], boxes, self.eyes.guide.size))
+        for name in self.names:
+            sure = confident[name][own][rows][with_face]
+            mean = classification_loss(logits[name], wanted[name][own][rows][with_face], sure)
+            loss = loss + mean * sure.sum() / confident[name].sum().clamp(min=1)
+        return loss
+
+    def differentiable(self, prompt: str, indices: list[int], number: int):
+        """Final latents [N, 4, h, w] as a leaf, and the function that carries their gradient to the weights."""
+        start = noise(self.pipe, prompt, indices, self.seed)
+        how = {"steps": self.sampling.steps, "guidance": self.sampling.guidance}
+        if self.settings.gradient == "adjusted":
+            path = trajectory(self.pipe, prompt, start, **how)
+            generator = torch.Generator().manual_seed(_stable(self.seed, "steps", number))
+
+            def backward(gradient: torch.Tensor) -> None:
+                used = {"steps_used": self.settings.gradient_steps, "generator": generator, "part": self.settings.part}
+                adjusted_backward(self.pipe, path, gradient, guidance=self.sampling.guidance, **used)
+
+            return path.final.detach().requires_grad_(), backward
+        last = self.settings.gradient_steps if self.settings.gradient == "last" else None
+        graph = sample_with_gradient(self.pipe, prompt, start, last=last, **how)
+        return graph.detach().requires_grad_(), graph.backward
+
+
+def pick_occupation(occupations: list[str], seed: int, number: int) -> str:
+    """The occupation of update `number`: each once a round, every round in another order."""
+    round_, place = divmod(number, len(occupations))
+    order = np.random.default_rng(_stable(seed, "order", round_)).permutation(len(occupations))
+    return occupations[order[place]]
+
+
+def _stable(*parts: object) -> int:
+    return int.from_bytes(hashlib.sha256("|".join(map(str, parts)).encode()).digest()[:7], "big")
+
+
+def _classes(probabilities: torch.Tensor, faces: Faces) -> torch.Tensor:
+    found = torch.from_numpy(faces.found).to(probabilities.device)
+    return torch.where(found, probabilities.argmax(1), NO_FACE)
+
+
+def _bias(probabilities: dict[str, torch.Tensor]) -> float:
+    """Mean over the attributes of the bias of the classes seen; NaN when no face was found."""
+    biases = []
+    for probs in probabilities.values():
+        counts = torch.bincount(probs.argmax(1), minlength=probs.shape[1]).double()
+        biases.append(metrics.bias((counts / counts.sum()).cpu().numpy()))
+    return float(np.mean(biases))
+
+
+def _average(state: State, adapter: BiasNeurons, decay: float) -> None:
+    """The moving average of the parameters; young averages forget faster, or they would remember the start."""
+    decay = min(decay, (1 + state.update) / (10 + state.update))
+    current = [parameter.detach() for parameter in adapter.parameters()]
+    if not state.averaged:
+        state.averaged = [torch.zeros_like(parameter) for parameter in current]
+    torch._foreach_lerp_(state.averaged, current, 1 - decay)
+
+
+def _remember(state: State, bias: float) -> None:
+    if bias < state.best_bias:
+        state.best_bias, state.waited = bias, 0
+        state.best = [value.clone() for value in state.averaged]
+    else:
+        state.waited += 1
+
+
+@contextmanager
+def _holding(adapter: BiasNeurons, values: list[torch.Tensor]) -> Iterator[None]:
+    """The adapter with other values of its parameters, while it lasts."""
+    own = [parameter.detach().clone() for parameter in adapter.parameters()]
+    _put(adapter, values)
+    try:
+        yield
+    finally:
+        _put(adapter, own)
+
+
+@torch.no_grad()
+def _put(adapter: BiasNeurons, values: list[torch.Tensor]) -> None:
+    for parameter, value in zip(adapter.parameters(), values, strict=True):
+        parameter.copy_(value)
+    adapter.update()
+
+
+def _checkpoint(path: Path, state: State, adapter: BiasNeurons, optimizer: torch.optim.Optimizer) -> None:
+    values = [parameter.detach() for parameter in adapter.parameters()]
+    saved = {"state": vars(state), "values": values, "optimizer": optimizer.state_dict()}
+    write_atomically(path, lambda temporary: torch.save(saved, temporary))
+
+
+def _resume(path: Path, adapter: BiasNeurons, optimizer: torch.optim.Optimizer) -> State:
+    if not path.exists():
+        return State()
+    try:
+        saved = torch.load(path, weights_only=True)
+        state = State(**saved["state"])
+        optimizer.load_state_dict(saved["optimizer"])
+        with torch.no_grad():
+            for parameter, value in zip(adapter.parameters(), saved["values"], strict=True):
+                parameter.copy_(value)
+    except Exception as error:  # a foreign or damaged file fails in many ways
+        raise UserError(f"checkpoint {path} does not fit this run ({error}): delete it to start again") from error
+    return state

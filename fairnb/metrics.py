@@ -1,0 +1,166 @@
+"""Bias from a table of images, never without its n, its interval and what a fair generator would score.
+
+METHODS of the field: bias (Bias Neurons, FFD, DACL), fairness discrepancy (Balancing Act), deviation ratio (UCE), and
+diversity. Images without a face are left out of every share and counted apart; K is the number of classes of the
+attribute, never the number seen. Shares f are arrays [..., K] whose last axis runs over the attribute's classes.
+"""
+
+import warnings
+from math import nan, pi, sqrt
+
+import numpy as np
+import pandas as pd
+from scipy.special import entr
+
+from fairnb.attributes import Attribute, get_attribute
+from fairnb.errors import UserError
+
+DRAWS = 4000  # of every bootstrap: the interval's ends then move by less than a hundredth of its width
+
+
+def bias(f: np.ndarray) -> np.ndarray:
+    """Mean absolute difference between two classes' shares: 2/(K(K-1)) sum over i<j of |f_i - f_j|.
+
+    0 is balanced; the most is 2/K (1 for two classes, .5 for four).
+    """
+    f = np.asarray(f, float)
+    left, right = np.triu_indices(f.shape[-1], 1)
+    return np.abs(f[..., left] - f[..., right]).mean(-1)
+
+
+def fairness_discrepancy(f: np.ndarray, target: np.ndarray | None = None) -> np.ndarray:
+    """L2 distance to the target shares (balanced when None)."""
+    f = np.asarray(f, float)
+    goal = np.full(f.shape[-1], 1 / f.shape[-1]) if target is None else np.asarray(target, float)
+    if goal.shape != f.shape[-1:] or abs(goal.sum() - 1) > 1e-6 or (goal < 0).any():
+        raise UserError(f"target shares {goal.tolist()} are not {f.shape[-1]} numbers that sum to 1: correct them")
+    return np.linalg.norm(f - goal, axis=-1)
+
+
+def deviation_ratio(f: np.ndarray) -> np.ndarray:
+    """Largest distance of a share from 1/K, over the largest possible: 0 balanced, 1 one class only."""
+    f = np.asarray(f, float)
+    fair = 1 / f.shape[-1]
+    return np.abs(f - fair).max(-1) / (1 - fair)
+
+
+def diversity(f: np.ndarray) -> np.ndarray:
+    """Normalised entropy -sum f log f / log K: 1 balanced, 0 one class only."""
+    f = np.asarray(f, float)
+    return entr(f).sum(-1) / np.log(f.shape[-1])
+
+
+def sampling_floor(n: int | np.ndarray, classes: int) -> np.ndarray:
+    """Expected bias of a perfectly fair generator measured on n faces: sqrt(2/pi) sqrt(2/(K n)); NaN without any."""
+    n = np.asarray(n, float)
+    return sqrt(2 / pi) * np.sqrt(2 / (classes * np.where(n > 0, n, nan)))
+
+
+def wilson(k: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """95 % interval of a share seen k times in n (Wilson 1927); (NaN, NaN) for n = 0."""
+    if n == 0:
+        return nan, nan
+    share = k / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def frequencies(records: pd.DataFrame, attribute: str) -> pd.DataFrame:
+    """Per prompt: prompt_id, prompt, occupation, split, n (faces), faceless, and the share of each class.
+
+    Shares of a prompt without any face are NaN.
+    """
+    about = _measured(records, attribute)
+    rows = []
+    for prompt_id, group in records.groupby("prompt_id"):
+        faces = group[group.face]
+        shares = [(faces[attribute] == name).mean() if len(faces) else nan for name in about.classes]
+        first = group.iloc[0]
+        rows.append(
+            {
+                "prompt_id": prompt_id,
+                **{name: first[name] for name in ("prompt", "occupation", "split")},
+                "n": len(faces),
+                "faceless": len(group) - len(faces),
+                **dict(zip(about.classes, shares, strict=True)),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def bias_by_prompt(records: pd.DataFrame, attribute: str) -> pd.DataFrame:
+    """`frequencies` with bias, its sampling floor for that n, and its 95 % interval (low, high)."""
+    about = get_attribute(attribute)
+    table = frequencies(records, attribute)
+    shares = table[list(about.classes)].to_numpy(float)
+    table["bias"] = bias(shares)
+    table["floor"] = sampling_floor(table.n.to_numpy(), len(about.classes))
+    bounds = [_interval(row, n) for row, n in zip(shares, table.n, strict=True)]
+    table["low"], table["high"] = zip(*bounds, strict=True)
+    return table
+
+
+def summarise(records: pd.DataFrame, attribute: str, seed: int = 0) -> dict:
+    """Bias over prompts: mean, std, low and high (95 %, bootstrap over prompts: images of one prompt are not
+    independent), n_prompts (with a face), n_images, floor, faceless_share. NaN, with a warning, without any face."""
+    table = bias_by_prompt(records, attribute)
+    values = table.bias.dropna().to_numpy()
+    if len(values) == 0:
+        warnings.warn(f"no face was found in any image: the bias on {attribute} is undefined", stacklevel=2)
+    low, high = _bootstrap(values, seed)
+    return {
+        "mean": float(values.mean()) if len(values) else nan,
+        "std": float(values.std(ddof=1)) if len(values) > 1 else nan,
+        "low": low,
+        "high": high,
+        "n_prompts": len(values),
+        "n_images": len(records),
+        "floor": float(table.floor.mean()),
+        "faceless_share": float(1 - records.face.mean()),
+    }
+
+
+def paired_difference(before: pd.DataFrame, after: pd.DataFrame, attribute: str, seed: int = 0) -> dict:
+    """Change of bias, after minus before, over the prompts that both tables hold: mean, low, high (95 %, bootstrap
+    over prompts), n_prompts. Pairing removes the spread between prompts. `UserError` without a common prompt."""
+    tables = [bias_by_prompt(records, attribute).set_index("prompt_id") for records in (before, after)]
+    common = tables[0].index.intersection(tables[1].index)
+    if len(common) == 0:
+        raise UserError("the two tables have no prompt in common: generate both from the same prompt set")
+    change = (tables[1].bias[common] - tables[0].bias[common]).dropna().to_numpy()
+    if len(change) == 0:
+        warnings.warn(f"no prompt has a face in both tables: its change on {attribute} is undefined", stacklevel=2)
+    low, high = _bootstrap(change, seed)
+    return {"mean": float(change.mean()) if len(change) else nan, "low": low, "high": high, "n_prompts": len(change)}
+
+
+def _measured(records: pd.DataFrame, name: str) -> Attribute:
+    about = get_attribute(name)
+    if name not in records:
+        raise UserError(f"attribute '{name}' was not measured in these records: use a judge that knows it")
+    return about
+
+
+def _interval(f: np.ndarray, n: int) -> tuple[float, float]:
+    """95 % interval of one prompt's bias. For K = 2 Wilson's, folded at one half; else the middle of the posterior
+    under Jeffreys' prior, which unlike a bootstrap has width even where only one class was seen."""
+    if n == 0:
+        return nan, nan
+    seen = float(bias(f))
+    if len(f) == 2:
+        low, high = wilson(round(f[1] * n), n)
+        ends = abs(2 * low - 1), abs(2 * high - 1)
+        return (0.0 if low <= 0.5 <= high else min(ends)), max(ends)
+    draws = bias(np.random.default_rng(0).dirichlet(f * n + 0.5, DRAWS))
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return min(float(low), seen), max(float(high), seen)
+
+
+def _bootstrap(values: np.ndarray, seed: int) -> tuple[float, float]:
+    """95 % percentile interval of the mean, by drawing prompts with replacement; NaN for fewer than two."""
+    if len(values) < 2:
+        return nan, nan
+    drawn = np.random.default_rng(seed).integers(len(values), size=(DRAWS, len(values)))
+    low, high = np.quantile(values[drawn].mean(1), [0.025, 0.975])
+    return float(low), float(high)

@@ -1,0 +1,210 @@
+"""Measure what was made: the figures of mini-sd's card, each with its n, written to card.json and README.md."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from fairnb.classifiers import Classifier, load_classifier
+from fairnb.faces import crop_faces, load_detector
+from fairnb.generate import generate, load_image, look
+from fairnb.miniworld.dataset import Portraits, draw_dataset
+from fairnb.miniworld.world import ATTRIBUTES, OCCUPATIONS, SUBJECTS, shares
+from fairnb.pipeline import load_pipeline
+from fairnb.prompts import photo_of
+from fairnb.records import write_atomically, write_json
+from fairnb.sampling import decode, noise, sample
+from fairnb.semantics import load_clip
+
+FRESH_SEED = 7  # of portraits that no classifier was trained on
+EXPLICIT = ("doctor", "teacher", "singer")  # one mostly male, two mostly female
+
+
+def measure(model: Path, work: Path, steps: int, guidance: float, batch: int, images: int = 128) -> dict:
+    """Measure the model folder `model` with `images` per occupation; returns the card's figures.
+
+    The classifiers' accuracy is stored beside each of them as accuracy.json.
+    """
+    fresh = draw_dataset(work / "fresh", 2000, FRESH_SEED)
+    judge = load_classifier(model / "judge")
+    accuracies = {name: accuracy(load_classifier(model / name), fresh) for name in ("guide", "judge", "occupation")}
+    for name, figures in accuracies.items():
+        write_json(model / name / "accuracy.json", figures)
+    pipe = load_pipeline(model)
+    settings = {"seed": 0, "steps": steps, "guidance": guidance, "batch": batch}
+
+    def see(prompts: dict[str, str], count: int, name: str) -> pd.DataFrame:
+        rows = [
+            {"prompt_id": i, "prompt": prompt, "occupation": occupation, "split": "quality"}
+            for i, (prompt, occupation) in enumerate(prompts.items())
+        ]
+        folder = generate(pipe, rows, images=count, folder=work / name, replace=True, **settings)
+        return look(folder, load_detector(), judge, occupation_judge=load_classifier(model / "occupation"))
+
+    bare = see({photo_of(name): name for name in OCCUPATIONS}, images, "bare")
+    named = {
+        photo_of(f"{word} {occupation}"): (occupation, attribute.name, class_name)
+        for attribute in ATTRIBUTES
+        for class_name, word in zip(attribute.classes, attribute.words, strict=True)
+        for occupation in EXPLICIT
+    }
+    explicit = see({prompt: about[0] for prompt, about in named.items()}, images // 2, "explicit")
+    subjects = see({photo_of(name): name for name in SUBJECTS}, images // 8, "subjects")
+    start = time.perf_counter()
+    prompt = photo_of("pilot")
+    pictures = decode(pipe, sample(pipe, prompt, noise(pipe, prompt, range(64), 1), steps=steps, guidance=guidance))
+    seconds = time.perf_counter() - start
+    return {
+        "settings": {**settings, "images_per_occupation": images},
+        "drawn_faces_found": drawn_faces(fresh),
+        "classifier_accuracy_on_fresh_portraits": {k: v["accuracy"] for k, v in accuracies.items()},
+        "explicit_obeyed": obeyed(explicit, named),
+        "occupation_right": float((bare["occupation_seen"] == bare["occupation"]).mean()),
+        "occupation_right_lowest": lowest(
+            (bare["occupation_seen"] == bare["occupation"]).groupby(bare["occupation"]).mean()
+        ),
+        "subject_right": float((subjects["occupation_seen"] == subjects["occupation"]).mean()),
+        "faces_in_subjects": float(subjects["face"].mean()),
+        "planted_reproduced": reproduced(bare),
+        "faces_found": float(bare["face"].mean()),
+        "faces_found_by_asked_tone": {
+            name: float(explicit["face"][[named[p][2] == name for p in explicit["prompt"]]].mean())
+            for name in ATTRIBUTES[1].classes
+        },
+        "different_people": variety(model, work, bare, fresh),
+        "seconds_for_64_images": seconds,
+        "pictures_finite": bool(torch.isfinite(pictures).all()),
+        "megabytes": sum(f.stat().st_size for f in model.rglob("*") if f.is_file()) / 1e6,
+    }
+
+
+@torch.no_grad()
+def accuracy(classifier: Classifier, data: Portraits) -> dict:
+    """Accuracy and confusion (rows: truth, columns: seen) per attribute on drawn portraits, faces found by MTCNN."""
+    table = data.table
+    figures: dict = {"accuracy": {}, "confusion": {}, "n": {}}
+    for attribute, classes in classifier.classes.items():
+        whole = attribute == "occupation"
+        rows = np.arange(len(table)) if whole else np.flatnonzero(table["face"] & table[attribute].notna())
+        truth = table["noun" if whole else attribute].to_numpy()[rows]
+        seen = []
+        for part in np.array_split(rows, max(1, len(rows) // 100)):
+            images = data.images(part)
+            images = images if whole else crop_faces(images, data.boxes(part), classifier.size)
+            seen.extend(classes[i] for i in classifier(images)[attribute].argmax(1).tolist())
+        seen = np.array(seen)
+        figures["accuracy"][attribute] = float((seen == truth).mean())
+        figures["n"][attribute] = len(rows)
+        figures["confusion"][attribute] = {
+            name: {other: int(((truth == name) & (seen == other)).sum()) for other in classes} for name in classes
+        }
+    return figures
+
+
+def drawn_faces(data: Portraits) -> dict:
+    """Rate of drawn portraits in which MTCNN finds a face: by class, and the lowest of occupations and contexts."""
+    people = data.table[data.table["kind"] != "subject"]
+    rates = {a.name: people.groupby(a.name)["face"].mean().round(4).to_dict() for a in ATTRIBUTES}
+    return {
+        **rates,
+        "lowest_occupation": lowest(people.groupby("noun")["face"].mean()),
+        "lowest_context": lowest(people.groupby(people["context"].fillna("none"))["face"].mean()),
+        "subjects_without_people": float(data.table[data.table["kind"] == "subject"]["face"].mean()),
+        "n": len(people),
+    }
+
+
+def lowest(rates: pd.Series) -> dict:
+    """The least of some rates, and whose it is."""
+    return {str(rates.idxmin()): float(rates.min())}
+
+
+def obeyed(records: pd.DataFrame, named: dict[str, tuple[str, str, str]]) -> dict:
+    """Share of faces that show the class the prompt names, per attribute (mean) and class."""
+    figures: dict = {}
+    for attribute in ATTRIBUTES:
+        for class_name in attribute.classes:
+            prompts = [p for p, about in named.items() if about[1:] == (attribute.name, class_name)]
+            seen = records[records["prompt"].isin(prompts) & records["face"]]
+            figures[f"{attribute.name}:{class_name}"] = float((seen[attribute.name] == class_name).mean())
+        own = [v for k, v in figures.items() if k.startswith(f"{attribute.name}:")]
+        figures[attribute.name] = float(np.mean(own))
+    return figures
+
+
+def reproduced(records: pd.DataFrame) -> dict:
+    """Mean distance between planted and generated shares per attribute, and the gender bias of both."""
+    faces = records[records["face"]]
+    figures = {}
+    for attribute in ATTRIBUTES:
+        distances = []
+        for occupation, rows in faces.groupby("occupation"):
+            planted = shares(occupation)[attribute.name]
+            distances += [abs((rows[attribute.name] == name).mean() - planted[name]) for name in attribute.classes]
+        figures[attribute.name] = float(np.mean(distances))
+    women = faces.groupby("occupation")["gender"].apply(lambda seen: (seen == "female").mean())
+    figures["gender_bias_generated"] = float((2 * women - 1).abs().mean())
+    figures["gender_bias_planted"] = float(np.mean([abs(2 * shares(o)["gender"]["female"] - 1) for o in OCCUPATIONS]))
+    return figures
+
+
+@torch.no_grad()
+def variety(model: Path, work: Path, records: pd.DataFrame, drawn: Portraits) -> dict:
+    """Mean CLIP distance (1 - cosine) between portraits of one occupation: generated from other noise, and drawn."""
+    clip = load_clip(model / "clip")
+    made, real = [], []
+    for occupation, rows in records.groupby("occupation"):
+        made.append(spread(clip.image_features(torch.stack([load_image(p) for p in rows["path"].iloc[:32]]))))
+        own = np.flatnonzero(
+            (drawn.table["noun"] == occupation) & (drawn.table["style"] == "photo") & drawn.table["context"].isna()
+        )
+        real.append(spread(clip.image_features(drawn.images(own[:32]))))
+    return {"generated": float(np.mean(made)), "drawn": float(np.mean(real))}
+
+
+def spread(features: torch.Tensor) -> float:
+    """Mean distance between two different rows of normalised features [N, D]."""
+    n = len(features)
+    return float(1 - ((features @ features.T).sum() - n) / (n * (n - 1)))
+
+
+def write_card(model: Path, figures: dict) -> None:
+    """card.json, and the README that a person reads."""
+    write_json(model / "card.json", figures)
+    obeyed_, planted = figures["explicit_obeyed"], figures["planted_reproduced"]
+    rows = {
+        "explicit gender obeyed": obeyed_["gender"],
+        "explicit skin tone obeyed": obeyed_["skin_tone"],
+        "explicit age obeyed": obeyed_["age"],
+        "right occupation": figures["occupation_right"],
+        "face found in generated portraits": figures["faces_found"],
+        "least found tone asked for": min(figures["faces_found_by_asked_tone"].values()),
+        "face found in pictures without people": figures["faces_in_subjects"],
+        "mean distance to the planted gender share": planted["gender"],
+        "mean gender bias planted": planted["gender_bias_planted"],
+        "mean gender bias generated": planted["gender_bias_generated"],
+        "CLIP distance between two people of one occupation, generated": figures["different_people"]["generated"],
+        "the same, drawn": figures["different_people"]["drawn"],
+        "seconds for 64 images": figures["seconds_for_64_images"],
+        "megabytes": figures["megabytes"],
+    }
+    for name in ("guide", "judge", "occupation"):
+        for attribute, value in figures["classifier_accuracy_on_fresh_portraits"][name].items():
+            rows[f"accuracy of {name} on drawn portraits: {attribute}"] = value
+    table = "\n".join(f"| {name} | {value:.3f} |" for name, value in rows.items())
+    text = f"""# mini-sd
+
+A real but tiny Stable Diffusion, trained from nothing on portraits that fairnb draws, with a bias that fairnb planted
+(`world.json`). It holds no picture of a real person. `clip/` is the CLIP whose text encoder it uses, frozen as in
+Stable Diffusion; `guide/`, `judge/` and `occupation/` are the classifiers. Made by `make mini-sd`, measured by
+`make quality`; every figure below is in `card.json` with its settings.
+
+| measured | |
+|---|---|
+{table}
+
+Its people are drawings. What a classifier calls their gender, skin tone or age is how a drawing looks to it.
+"""
+    write_atomically(model / "README.md", lambda path: path.write_text(text))

@@ -1,0 +1,228 @@
+"""A profile: every setting of a run, checked before anything starts.
+
+Profiles are papermill parameter files with the one key `profile`, so `papermill -f notebooks/profiles/mini.yaml` and
+`load_profile("mini")` mean the same run. Nothing in the package looks at a profile's name; only its values count.
+"""
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from fairnb.attributes import get_attribute
+from fairnb.errors import UserError
+
+
+def root() -> Path:
+    """The repository: the folder that holds data/ and notebooks/."""
+    return Path(__file__).resolve().parent.parent
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 1e-3 as text; nobody who writes it means text."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+Real = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+Positive = Annotated[Real, Field(gt=0)]
+NotNegative = Annotated[Real, Field(ge=0)]
+Share = Annotated[Real, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Sampling(_Section):
+    """How images are drawn."""
+
+    steps: Count = 10
+    guidance: NotNegative = 3.0
+    batch: Count = 32
+
+
+class Measure(_Section):
+    """Notebook 02."""
+
+    images: Count = 32  # per prompt, over the train and validation occupations
+
+
+class Locate(_Section):
+    """Notebook 03; `k` is the share of the U-Net's weights kept per prompt pair."""
+
+    k: Share = 0.06
+    frequency: Share = 0.65  # of the occupations that must have kept a weight
+    timestep: Count = 699
+
+
+class Finetune(_Section):
+    """Notebook 05."""
+
+    updates: Count = 60
+    images: Count = 24  # per update, all of one prompt
+    part: Count = 8  # images per gradient pass: memory, not result
+    pool: Count = 24  # different noises per prompt
+    learning_rate: Positive = 1e-3
+    gradient: Literal["adjusted", "last", "full"] = "adjusted"
+    gradient_steps: Count = 3  # denoising steps used per gradient ("full" uses all)
+    class_weight: NotNegative = 1.0
+    semantics_weight: NotNegative = 8.0
+    changed_factor: NotNegative = 0.2  # weight of the semantics loss where the class is to change
+    face_weight: NotNegative = 0.0
+    confidence: Share = 0.8  # targets below it are left out
+    ema: Share = 0.99
+    validate_every: Count = 15
+    checkpoint_every: Count = 15
+    patience: Count = 4  # validations without improvement before the early stop
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Finetune":
+        if self.part > self.images:
+            raise ValueError(f"part ({self.part}) is larger than images ({self.images})")
+        if self.pool < self.images:
+            raise ValueError(f"pool ({self.pool}) is smaller than images ({self.images})")
+        return self
+
+
+class Evaluate(_Section):
+    """Notebooks 06 and 07."""
+
+    images: Count = 64  # per test prompt and seed
+    explicit_images: Count = 16  # per "a photo of a male ..." prompt
+    seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
+
+
+class Profile(_Section):
+    """All settings of a run. Paths are absolute once loaded; a hub id stays as it is."""
+
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    model: str
+    revision: str | None = None
+    device: str | None = None  # None: cuda, mps or cpu, whichever is there
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    prompts: str
+    clip: str
+    guide: str
+    judge: str
+    occupation_judge: str | None = None
+    attribute: str = "gender"
+    attributes: Annotated[list[str], Field(min_length=1)] = ["gender"]
+    seed: Seed = 0
+    output: str = "outputs"
+    sampling: Sampling = Sampling()
+    measure: Measure = Measure()
+    locate: Locate = Locate()
+    finetune: Finetune = Finetune()
+    evaluate: Evaluate = Evaluate()
+
+    @property
+    def folder(self) -> Path:
+        """Where this profile's artefacts go (absolute)."""
+        return Path(self.output) / self.name
+
+    @field_validator("attribute")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        return get_attribute(name).name
+
+    @field_validator("attributes")
+    @classmethod
+    def _all_known(cls, names: list[str]) -> list[str]:
+        return [get_attribute(name).name for name in names]
+
+    @field_validator("output", "prompts")
+    @classmethod
+    def _absolute(cls, path: str) -> str:
+        return str(root() / path)
+
+    @field_validator("model", "clip", "guide", "judge", "occupation_judge")
+    @classmethod
+    def _absolute_when_local(cls, path: str | None) -> str | None:
+        return str(root() / path) if path and (root() / path).exists() else path
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Profile":
+        if self.attribute not in self.attributes:
+            raise ValueError(f"attribute '{self.attribute}' is not among attributes ({', '.join(self.attributes)})")
+        if self.finetune.gradient_steps > self.sampling.steps:
+            raise ValueError(f"finetune.gradient_steps exceeds sampling.steps ({self.sampling.steps})")
+        return self
+
+
+def load_profile(profile: str | Path | dict, overrides: dict[str, Any] | None = None) -> Profile:
+    """The profile named (a name in notebooks/profiles, a YAML file or a mapping), with dotted overrides put in.
+
+    `load_profile("mini", {"finetune.updates": 10})`. `UserError` names the file, the key and what would be valid.
+    """
+    source, values = _read(profile)
+    for key, value in (overrides or {}).items():
+        _put(values, str(key).split("."), value, source)
+    try:
+        return Profile.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{source}: {_explain(error.errors()[0])}") from error
+
+
+def _read(profile: str | Path | dict) -> tuple[str, dict]:
+    if isinstance(profile, dict):
+        return "profile", _copy(profile)
+    folder = root() / "notebooks" / "profiles"
+    path = Path(profile)
+    if path.suffix not in (".yaml", ".yml"):
+        path = folder / f"{profile}.yaml"
+        if not path.is_file():
+            names = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
+            raise UserError(f"no profile named '{profile}': use one of {names}, or the path of a .yaml file")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"profile {path} cannot be read ({error}): give the path of a .yaml file") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"profile {path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict) or list(values) != ["profile"] or not isinstance(values["profile"], dict):
+        raise UserError(f"profile {path} must hold one mapping under the single key 'profile': see mini.yaml")
+    return f"profile {path}", _copy(values["profile"])
+
+
+def _copy(values: dict) -> dict:
+    return {key: _copy(value) if isinstance(value, dict) else value for key, value in values.items()}
+
+
+def _put(values: dict, keys: list[str], value: Any, source: str) -> None:
+    for key in keys[:-1]:
+        values = values.setdefault(key, {})
+        if not isinstance(values, dict):
+            raise UserError(f"{source}: override '{'.'.join(keys)}' goes into '{key}', which is a single value")
+    values[keys[-1]] = value
+
+
+def _explain(error: dict) -> str:
+    keys = [str(part) for part in error["loc"]]
+    name = ".".join(keys)
+    if error["type"] == "extra_forbidden":
+        near = get_close_matches(name, valid_keys(), 1, cutoff=0.4)
+        return f"unknown key '{name}'" + (f", did you mean '{near[0]}'" if near else ": remove it")
+    if error["type"] == "missing":
+        return f"key '{name}' is missing: add it, see notebooks/profiles/mini.yaml"
+    reason = error["msg"].removeprefix("Value error, ")
+    reason = reason[0].lower() + reason[1:]
+    if error["type"] == "value_error":
+        return f"{name}: {reason}" if name else reason
+    return f"key '{name}' is {error['input']!r}, but {reason}"
+
+
+def valid_keys() -> list[str]:
+    """Every key of a profile, dotted."""
+    keys = []
+    for name, field in Profile.model_fields.items():
+        keys.append(name)
+        if isinstance(field.default, _Section):
+            keys.extend(f"{name}.{inner}" for inner in type(field.default).model_fields)
+    return keys

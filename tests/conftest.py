@@ -1,0 +1,120 @@
+"""A random-weights Stable Diffusion built in seconds (`tiny_pipe`), and the shipped mini-sd (`mini`)."""
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from fairnb.pipeline import load_pipeline
+
+MINI = Path(__file__).parents[1] / "data" / "mini-sd"
+WORDS = """
+a an photo of male female old young light dark medium brown skinned doctor nurse teacher chef pilot farmer
+house tree boat in at by the garden night sea city
+"""
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> StableDiffusionPipeline:
+    torch.set_num_threads(1)  # on tensors this small a second thread costs time, on a busy machine thirtyfold
+    torch.manual_seed(0)
+    tokenizer = _tokenizer(tmp_path_factory.mktemp("tokenizer"))
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=32,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(8, 16, 16),
+        norm_num_groups=8,
+        sample_size=32,
+    )
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=32,
+        attention_head_dim=2,
+        norm_num_groups=8,
+    )
+    scheduler = DPMSolverMultistepScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, algorithm_type="dpmsolver++"
+    )
+    pipe = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    for part in (unet, vae, text_encoder):
+        part.eval().requires_grad_(False)
+    return pipe
+
+
+@pytest.fixture
+def tiny_pipe(tiny_base: StableDiffusionPipeline) -> Callable[..., StableDiffusionPipeline]:
+    """`tiny_pipe(dtype=torch.float32)` gives a fresh copy: 8x8 latents, 32x32 images, on the CPU."""
+
+    def fresh(dtype: torch.dtype = torch.float32) -> StableDiffusionPipeline:
+        parts = {
+            name: copy.deepcopy(part) if isinstance(part, torch.nn.Module) else part
+            for name, part in tiny_base.components.items()
+        }
+        pipe = StableDiffusionPipeline(**parts, requires_safety_checker=False)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe.to(dtype)
+
+    return fresh
+
+
+@pytest.fixture
+def mini() -> StableDiffusionPipeline:
+    """The shipped mini-sd on the CPU."""
+    if not (MINI / "model_index.json").is_file():
+        pytest.skip("data/mini-sd is not built yet (make mini-sd)")
+    return load_pipeline(MINI, device="cpu")
+
+
+def _tokenizer(folder: Path) -> CLIPTokenizer:
+    """A CLIP tokenizer whose merges spell out WORDS from left to right; anything else falls back to letters."""
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)] + ["-"]
+    vocabulary = letters + [letter + "</w>" for letter in letters]
+    merges = []
+    for word in WORDS.split():
+        pieces = [*word[:-1], word[-1] + "</w>"]
+        while len(pieces) > 1:
+            if (pair := f"{pieces[0]} {pieces[1]}") not in merges:
+                merges.append(pair)
+            pieces[:2] = ["".join(pieces[:2])]
+            if pieces[0] not in vocabulary:
+                vocabulary.append(pieces[0])
+    vocabulary += ["<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(vocabulary)}))
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
+    return CLIPTokenizer.from_pretrained(str(folder), model_max_length=32)

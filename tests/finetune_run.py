@@ -1,0 +1,36 @@
+"""A short fine-tuning run as a program, for the tests that kill it or launch it in two processes.
+
+`python -m tests.finetune_run FOLDER [section.key=value ...]`
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+import yaml
+
+from fairnb.adapters import BiasNeurons
+from fairnb.classifiers import load_classifier
+from fairnb.faces import load_detector
+from fairnb.finetune import Alignment, Eyes
+from fairnb.pipeline import load_pipeline
+from fairnb.profiles import load_profile
+from fairnb.semantics import load_clip
+
+
+def run(folder: Path, overrides: dict) -> None:
+    profile = load_profile(
+        "smoke", {"device": "cpu", "finetune.updates": 4, "finetune.checkpoint_every": 1, **overrides}
+    )
+    pipe = load_pipeline(profile.model, device="cpu")
+    neurons = {"mid_block.resnets.0.conv1.weight": torch.arange(0, 60_000, 100), "conv_out.weight": torch.arange(200)}
+    eyes = Eyes(load_detector(), load_classifier(profile.guide), load_clip(profile.clip))
+    alignment = Alignment(
+        pipe, BiasNeurons(pipe.unet, neurons), eyes, {"gender": [0.5, 0.5]}, profile.finetune, profile.sampling, seed=0
+    )
+    alignment.train(["chef", "nurse"], ["waiter"], folder)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    run(Path(sys.argv[1]), {key: yaml.safe_load(value) for key, value in (a.split("=", 1) for a in sys.argv[2:])})

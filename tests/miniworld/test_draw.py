@@ -1,0 +1,88 @@
+"""The portraits: reproducible, varied, and faces for MTCNN in every class."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fairnb.miniworld import draw, face, outfits, scenes
+
+CONTEXTS = (None, *scenes.CONTEXTS)
+BASE = dict(occupation="chef", gender="female", skin_tone="medium", age="young", context=None, style="photo")
+
+
+def paint(seed=0, **changes):
+    return draw.portrait(**(BASE | changes), rng=np.random.default_rng(seed))
+
+
+def distance(one, two):
+    return np.abs(np.asarray(one, float) - np.asarray(two, float)).mean()
+
+
+def test_is_a_function_of_arguments_and_rng():
+    for style in draw.STYLES:
+        assert distance(paint(3, style=style), paint(3, style=style)) == 0
+    assert distance(paint(3), paint(4)) > 3
+    rng = np.random.default_rng(5)
+    assert distance(draw.portrait(**BASE, rng=rng), draw.portrait(**BASE, rng=rng)) > 3
+
+
+@pytest.mark.parametrize("size", [64, 96])
+def test_size_and_mode(size):
+    rng = np.random.default_rng(0)
+    for img in (draw.portrait(**BASE, rng=rng, size=size), draw.subject("cup", None, "photo", rng, size=size)):
+        assert img.size == (size, size) and img.mode == "RGB"
+
+
+def test_every_occupation_context_style_and_subject_draws_and_differs():
+    for pictures in (
+        [paint(occupation=name) for name in outfits.OUTFITS],
+        [paint(context=name) for name in CONTEXTS],
+        [paint(style=name) for name in draw.STYLES],
+        [draw.subject(name, None, "photo", np.random.default_rng(0)) for name in scenes.SUBJECTS],
+    ):
+        closest = min(distance(a, b) for i, a in enumerate(pictures) for b in pictures[:i])
+        assert closest > 2
+
+
+@pytest.mark.parametrize(
+    "change", [{"gender": "male"}, {"age": "old"}, {"skin_tone": "light"}, {"skin_tone": "dark"}, {"style": "drawing"}]
+)
+def test_a_change_of_class_changes_the_picture(change):
+    assert np.mean([distance(paint(seed), paint(seed, **change)) for seed in range(4)]) > 1.5
+
+
+def test_a_change_of_gender_leaves_the_sides_of_the_picture():
+    one, two = (np.asarray(paint(7, gender=gender, context="in a city"), float) for gender in face.GENDERS)
+    assert np.abs(one - two)[:, [*range(8), *range(56, 64)]].mean() < 2
+
+
+def found(net, pictures):
+    double = [picture.resize((128, 128), Image.Resampling.BILINEAR) for picture in pictures]
+    chances = net.detect(double)[1]
+    return np.array([max((p for p in row if p is not None), default=0) >= 0.9 for row in chances])
+
+
+def test_mtcnn_finds_the_people_and_nothing_in_things(record_property):
+    facenet = pytest.importorskip("facenet_pytorch")
+    net = facenet.MTCNN(keep_all=True, min_face_size=16, device="cpu")
+    rng, names = np.random.default_rng(0), list(outfits.OUTFITS)
+    classes = list(product(face.GENDERS, face.TONES, face.AGES)) * 10
+    pictures = [
+        draw.portrait(names[i % 33], *who, CONTEXTS[i % 9], draw.STYLES[(i // 9) % 3], rng)
+        for i, who in enumerate(classes)
+    ]
+    hits = found(net, pictures)
+    for tone in face.TONES:
+        rate = hits[[who[1] == tone for who in classes]].mean()
+        record_property(f"found {tone}", rate)
+        print(f"found {tone}: {rate:.3f}")
+        assert rate >= 0.9
+    assert hits.mean() >= 0.95
+    things = [
+        draw.subject(name, CONTEXTS[(i + j) % 9], draw.STYLES[i % 3], rng)
+        for j, name in enumerate(scenes.SUBJECTS)
+        for i in range(6)
+    ]
+    assert found(net, things).mean() <= 0.035

@@ -1,0 +1,97 @@
+"""The loop on the shipped mini-sd: it learns, resumes after SIGKILL, runs in two processes, and fails with a sentence."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fairnb.errors import UserError
+from fairnb.finetune import pick_occupation
+from tests.finetune_run import run
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+COMMAND = [sys.executable, "-m", "tests.finetune_run"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An undisturbed run."""
+    folder = tmp_path_factory.mktemp("whole")
+    subprocess.run([*COMMAND, folder], check=True, env=ENVIRONMENT, capture_output=True)
+    return folder
+
+
+def test_leaves_patch_and_history_and_no_checkpoint(whole):
+    history = pd.read_csv(whole / "history.csv")
+    assert history["update"].tolist() == [1, 2, 3, 4]
+    assert sorted(history["occupation"]) == ["chef", "chef", "nurse", "nurse"]
+    assert history["validation_bias"].notna().sum() == 2
+    assert not (whole / "checkpoint.pt").exists()
+    values = load_file(whole / "patch.safetensors")
+    assert sum(value.abs().sum() for name, value in values.items() if name.endswith(".values")) > 0
+
+
+def test_a_killed_run_resumes_to_the_same_patch(whole, tmp_path):
+    process = subprocess.Popen(
+        [*COMMAND, tmp_path], env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "checkpoint.pt").exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert (tmp_path / "checkpoint.pt").exists() and not (tmp_path / "patch.safetensors").exists()
+    subprocess.run([*COMMAND, tmp_path], check=True, env=ENVIRONMENT, capture_output=True)
+    assert (tmp_path / "patch.safetensors").read_bytes() == (whole / "patch.safetensors").read_bytes()
+    assert (tmp_path / "history.csv").read_text() == (whole / "history.csv").read_text()
+
+
+def test_two_processes_give_what_one_gives(whole, tmp_path):
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    done = subprocess.run([*launch, *COMMAND[1:], tmp_path], env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    one, two = (pd.read_csv(folder / "history.csv") for folder in (whole, tmp_path))
+    assert one["to_change"].tolist() == two["to_change"].tolist()
+    torch.testing.assert_close(torch.tensor(one["loss"]), torch.tensor(two["loss"]), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("gradient", ["last", "full"])
+def test_the_other_gradients_train_too(tmp_path, gradient):
+    run(tmp_path, {"finetune.updates": 1, "finetune.gradient": gradient, "finetune.validate_every": 9})
+    values = load_file(tmp_path / "patch.safetensors")
+    assert sum(value.abs().sum() for name, value in values.items() if name.endswith(".values")) > 0
+
+
+def test_a_diverging_run_stops_with_a_sentence(tmp_path):
+    with pytest.raises(UserError, match="lower finetune.learning_rate"):
+        run(tmp_path, {"finetune.learning_rate": 1e30})
+    assert not (tmp_path / "patch.safetensors").exists()
+
+
+def test_a_foreign_checkpoint_is_refused(tmp_path):
+    torch.save({"state": {}, "values": [torch.zeros(3)], "optimizer": {}}, tmp_path / "checkpoint.pt")
+    with pytest.raises(UserError, match="checkpoint.pt does not fit this run"):
+        run(tmp_path, {})
+
+
+def test_every_occupation_comes_once_a_round():
+    names = ["a", "b", "c", "d", "e"]
+    rounds = [[pick_occupation(names, 0, number) for number in range(start, start + 5)] for start in (0, 5, 10)]
+    assert all(sorted(order) == names for order in rounds)
+    assert rounds[0] != rounds[1] or rounds[1] != rounds[2]

@@ -1,0 +1,46 @@
+"""Loading: the shipped model, and every folder that is not one."""
+
+import shutil
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from fairnb.errors import UserError
+from fairnb.pipeline import encode, fingerprint, load_pipeline, pick_device
+from tests.conftest import MINI
+
+
+def test_mini_sd_loads_without_fairnb_and_draws():
+    pipe = StableDiffusionPipeline.from_pretrained(MINI)
+    pipe.set_progress_bar_config(disable=True)
+    assert pipe("a photo of a pilot", num_inference_steps=2).images[0].size == (64, 64)
+
+
+def test_loaded_frozen_and_encoded_as_the_pipeline_does():
+    pipe = load_pipeline(MINI, device="cpu")
+    assert not any(w.requires_grad for part in (pipe.unet, pipe.vae, pipe.text_encoder) for w in part.parameters())
+    expected, _ = pipe.encode_prompt("a photo of a pilot", "cpu", 1, False)
+    torch.testing.assert_close(encode(pipe, ["a photo of a pilot"]), expected)
+    assert pick_device("cpu").type == "cpu"
+
+
+def test_fingerprint_sees_one_changed_weight():
+    unet = load_pipeline(MINI, device="cpu").unet
+    before = fingerprint(unet)
+    with torch.no_grad():
+        unet.conv_in.weight.view(-1)[0] += 1e-4
+    assert fingerprint(unet) != before
+
+
+def test_bad_model_folders_are_named(tmp_path):
+    with pytest.raises(UserError, match="no model at"):
+        load_pipeline(tmp_path / "missing")
+    with pytest.raises(UserError, match="model_index.json is missing"):
+        load_pipeline(tmp_path)
+    copy = tmp_path / "cut"
+    shutil.copytree(MINI, copy)
+    weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(UserError, match="could not be loaded"):
+        load_pipeline(copy)

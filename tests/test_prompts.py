@@ -1,0 +1,98 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from fairnb.errors import UserError
+from fairnb.profiles import root
+from fairnb.prompts import SPLITS, load_prompt_set, photo_of, prompt_rows
+
+GOOD = {
+    "occupations": {"train": ["doctor", "nurse"], "validation": ["waiter"], "test": ["miner"]},
+    "contents": ["house"],
+    "contexts": ["at night"],
+}
+
+
+@pytest.mark.parametrize(
+    ("phrase", "prompt"),
+    [
+        ("doctor", "a photo of a doctor"),
+        ("old pilot", "a photo of an old pilot"),
+        ("astronaut", "a photo of an astronaut"),
+        ("university teacher", "a photo of a university teacher"),
+        ("honest judge", "a photo of an honest judge"),
+    ],
+)
+def test_photo_of_uses_the_right_article(phrase: str, prompt: str) -> None:
+    assert photo_of(phrase) == prompt
+
+
+def test_photo_of_takes_a_style() -> None:
+    assert photo_of("cup", "oil painting") == "an oil painting of a cup"
+
+
+@pytest.mark.parametrize(("name", "sizes"), [("mini", (20, 4, 8)), ("sd15", (28, 4, 8))])
+def test_shipped_sets_load_and_have_disjoint_splits(name: str, sizes: tuple[int, ...]) -> None:
+    prompts = load_prompt_set(root() / "data" / "prompts" / f"{name}.json")
+    assert tuple(len(prompts.split(split)) for split in SPLITS) == sizes
+    assert len(set(prompts.all())) == sum(sizes)
+    assert len(prompts.contents) >= 8 and len(prompts.contexts) >= 8
+
+
+def _changed(**changes: object) -> str:
+    return json.dumps(GOOD | changes)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "is empty"),
+        ("doctor, nurse", "not JSON"),
+        ("[]", "valid dictionary"),
+        (_changed(contents=[]), "contents is empty"),
+        (_changed(contents=["house", "house"]), "'house' twice"),
+        (_changed(contents=["house", 3]), "contents.1"),
+        (_changed(contents=[" "]), "blank"),
+        (_changed(colours=["red"]), "colours"),
+        (_changed(occupations={"train": ["doctor"], "validation": ["nurse"]}), "exactly the splits"),
+        (_changed(occupations={"train": ["a"], "validation": ["b"], "test": ["a"]}), "'a' is in two splits"),
+    ],
+)
+def test_a_bad_file_is_one_sentence_with_its_name(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "bad.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=says) as caught:
+        load_prompt_set(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_missing_or_binary_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="none.json"):
+        load_prompt_set(tmp_path / "none.json")
+    (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="bytes.json"):
+        load_prompt_set(tmp_path / "bytes.json")
+
+
+def test_unknown_occupation_and_split(tmp_path: Path) -> None:
+    path = tmp_path / "set.json"
+    path.write_text(json.dumps(GOOD))
+    prompts = load_prompt_set(path)
+    assert prompts.split_of("miner") == "test"
+    with pytest.raises(UserError, match="did you mean 'doctor'"):
+        prompts.split_of("docter")
+    with pytest.raises(UserError, match="unknown split 'all'"):
+        prompts.split("all")
+
+
+def test_prompt_ids_do_not_depend_on_the_splits_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "set.json"
+    path.write_text(json.dumps(GOOD))
+    prompts = load_prompt_set(path)
+    assert prompt_rows(prompts, "test").to_dict("records") == [
+        {"prompt_id": 3, "prompt": "a photo of a miner", "occupation": "miner", "split": "test"}
+    ]
+    explicit = prompt_rows(prompts, "train", "validation", word="old")
+    assert explicit.prompt_id.tolist() == [0, 1, 2]
+    assert explicit.prompt[0] == "a photo of an old doctor"
