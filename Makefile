@@ -6,7 +6,7 @@ BIN     := .venv/bin
 READY   := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce notebook lab test lint bench mini-sd check clean
+.PHONY: help env reproduce notebook lab test lint bench mini-sd quality seeds check clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -44,6 +44,15 @@ bench: $(READY) ## measure the speed and memory claims
 
 mini-sd: $(READY) ## rebuild data/mini-sd from nothing (hours on a CPU)
 	$(BIN)/python -m fairnb.miniworld build
+
+quality: $(READY) ## measure data/mini-sd and write its card
+	$(BIN)/python -m fairnb.miniworld quality
+
+seeds: $(READY) ## repeat the main result with two more seeds and print the spread
+	for seed in 1 2; do \
+	  $(BIN)/fairnb run 03 05 06 07 --profile mini --set seed=$$seed --set name=mini-seed$$seed || exit 1; \
+	done
+	$(BIN)/fairnb spread outputs/mini outputs/mini-seed1 outputs/mini-seed2
 
 check: $(READY) ## is every package there and working?
 	$(BIN)/fairnb check

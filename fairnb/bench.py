@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from diffusers import StableDiffusionPipeline
 
@@ -106,37 +107,43 @@ def literal_locate(
     return (kept["bias"] & kept["have_bias"]) - kept["no_bias"]
 
 
-def gradient(pipe: StableDiffusionPipeline, way: str, steps: int) -> dict[str, float]:
-    """Seconds and peak memory (MB above the loaded model) of the adjusted gradient of `IMAGES` images."""
+def gradient(pipe: StableDiffusionPipeline, way: str) -> dict[int, dict[str, float]]:
+    """Seconds and peak memory (MB above the loaded model) of the adjusted gradient of `IMAGES` images, per steps.
+
+    In a process of its own, fewest steps first: the operating system only tells the largest memory so far.
+    """
     pipe.unet.requires_grad_()
     latents = noise(pipe, PROMPT, range(IMAGES), seed=0)
+
+    def checkpointed(latents: torch.Tensor, steps: int) -> None:
+        literal_adjusted(pipe, PROMPT, latents, steps=steps, guidance=GUIDANCE).sum().backward()
+
+    def adjusted(latents: torch.Tensor, steps: int, used: int | None = None) -> None:
+        traj = trajectory(pipe, PROMPT, latents, steps=steps, guidance=GUIDANCE)
+        adjusted_backward(pipe, traj, torch.ones_like(traj.final), guidance=GUIDANCE, steps_used=used)
+
     if way == "checkpointed":
         pipe.unet.enable_gradient_checkpointing()
-
-    def backward(latents: torch.Tensor, steps: int) -> None:
-        if way == "checkpointed":
-            literal_adjusted(pipe, PROMPT, latents, steps=steps, guidance=GUIDANCE).sum().backward()
-        else:
-            traj = trajectory(pipe, PROMPT, latents, steps=steps, guidance=GUIDANCE)
-            used = 3 if way == "adjusted-3" else None
-            adjusted_backward(pipe, traj, torch.ones_like(traj.final), guidance=GUIDANCE, steps_used=used)
-
-    backward(latents[:1], 3)  # what libraries set up at the first call is nobody's cost
-    before = _peak()
-    seconds = _seconds(lambda: backward(latents, steps))
-    return {"seconds": seconds, "memory": _peak() - before}
+    run = checkpointed if way == "checkpointed" else adjusted
+    run(latents[:1], 3)  # what libraries set up at the first call is nobody's cost
+    before = psutil.Process().memory_info().rss / 1e6
+    results = {}
+    for steps in (10, 20, 40):
+        results[steps] = {"seconds": _seconds(lambda steps=steps: run(latents, steps)), "memory": _peak() - before}
+        if way == "adjusted":
+            results[steps]["seconds_3"] = _seconds(lambda steps=steps: adjusted(latents, steps, used=3))
+    return results
 
 
 def main() -> None:
-    """Print the table; with `--way` and `--steps`, one gradient measurement as JSON (its own process, own peak)."""
+    """Print the table; with `--way`, the gradient measurements of one way as JSON."""
     parser = argparse.ArgumentParser(prog="python -m fairnb.bench", description=__doc__)
     parser.add_argument("--model", default=str(root() / "data" / "mini-sd"), help="a diffusers Stable Diffusion folder")
-    parser.add_argument("--way", choices=["checkpointed", "adjusted", "adjusted-3"], help=argparse.SUPPRESS)
-    parser.add_argument("--steps", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--way", choices=["checkpointed", "adjusted"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     pipe = load_pipeline(options.model, device="cpu")
     if options.way:
-        print(json.dumps(gradient(pipe, options.way, options.steps)))
+        print(json.dumps(gradient(pipe, options.way)))
         return
     print(f"{'':46}{'plain':>12}{'fairnb':>12}{'ratio':>9}")
     _bench_locate(pipe)
@@ -180,20 +187,14 @@ def _bench_locate(pipe: StableDiffusionPipeline) -> None:
 
 def _bench_gradient(model: str) -> None:
     """Autograd with gradient checkpointing against stored latents, and against 3 of the steps drawn at random."""
-    for steps in (10, 20, 40):
-        plain, own, drawn = (
-            json.loads(
-                subprocess.run(
-                    [sys.executable, "-m", "fairnb.bench", "--model", model, "--way", way, "--steps", str(steps)],
-                    check=True,
-                    capture_output=True,
-                    text=True,
-                ).stdout
-            )
-            for way in ("checkpointed", "adjusted", "adjusted-3")
-        )
+    ways = {}
+    for way in ("checkpointed", "adjusted"):
+        command = [sys.executable, "-m", "fairnb.bench", "--model", model, "--way", way]
+        ways[way] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    for steps, own in ways["adjusted"].items():
+        plain = ways["checkpointed"][steps]
         _row(f"adjusted gradient, {steps} steps: seconds", plain["seconds"], own["seconds"])
-        _row(f"adjusted gradient, 3 of {steps} steps: seconds", plain["seconds"], drawn["seconds"])
+        _row(f"adjusted gradient, 3 of {steps} steps: seconds", plain["seconds"], own["seconds_3"])
         _row(f"adjusted gradient, {steps} steps: peak memory (MB)", plain["memory"], own["memory"])
 
 
@@ -240,7 +241,7 @@ def _seconds(run: Callable[[], object]) -> float:
 def _peak() -> float:
     """The largest memory this process ever held, in MB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1e6 if sys.platform == "darwin" else 1e3)
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6  # bytes there, kB of 1024 elsewhere
 
 
 def _row(what: str, plain: float, own: float) -> None:

@@ -135,6 +135,24 @@ def measure(
         typer.echo(write_records(records, out))
 
 
+@app.command()
+def spread(
+    folders: Annotated[list[Path], typer.Argument(help="Output folders of the same run with other seeds.")],
+) -> None:
+    """Print each headline figure's mean, least and most over several runs.
+
+    Example: fairnb spread outputs/mini outputs/mini-seed1 outputs/mini-seed2
+    """
+    import pandas as pd
+
+    from fairnb.records import read_json, require
+
+    summaries = [read_json(require(folder / "summary.json", "07_plot_bias")) for folder in folders]
+    flat = [pd.json_normalize({k: v for k, v in s.items() if k not in ("minutes", "provenance")}) for s in summaries]
+    numbers = pd.concat(flat).select_dtypes("number")
+    typer.echo(f"over {len(folders)} runs\n{numbers.agg(['mean', 'min', 'max']).T.round(3).to_string()}")
+
+
 def table_of(records: Any, attribute: str) -> str:
     """Shares and bias of one attribute per prompt, as text, with the mean and the floor below."""
     from fairnb.metrics import bias_by_prompt, summarise

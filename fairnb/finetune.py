@@ -71,7 +71,10 @@ class State:
 
 @dataclass
 class Alignment:
-    """One run: the model, its adapter and eyes, and the shares that each attribute's classes should get."""
+    """One run: the model, its adapter and eyes, and the shares that each attribute's classes should get.
+
+    `known` keeps the originals per occupation; runs that differ only in their adapter may share it.
+    """
 
     pipe: StableDiffusionPipeline
     adapter: BiasNeurons
@@ -80,6 +83,7 @@ class Alignment:
     settings: Finetune
     sampling: Sampling
     seed: int
+    known: dict[str, Originals] = field(default_factory=dict)
 
     @cached_property
     def accelerator(self) -> Accelerator:
@@ -101,7 +105,6 @@ class Alignment:
             raise UserError(f"finetune.images = {settings.images} cannot be divided over {count} processes")
         optimizer = torch.optim.Adam(self.adapter.parameters(), settings.learning_rate)
         state = _resume(folder / "checkpoint.pt", self.adapter, optimizer)
-        originals: dict[str, Originals] = {}
         self.adapter.attach()
         numbers = range(state.update, settings.updates)
         progress = tqdm(numbers, "fine-tune", settings.updates, initial=state.update, mininterval=2, disable=not main)
@@ -110,9 +113,9 @@ class Alignment:
                 if state.waited >= settings.patience:
                     break
                 occupation = pick_occupation(train, self.seed, number)
-                if occupation not in originals:
-                    originals[occupation] = self.originals(occupation)
-                row = self.gradient(occupation, originals[occupation], number)
+                if occupation not in self.known:
+                    self.known[occupation] = self.originals(occupation)
+                row = self.gradient(occupation, self.known[occupation], number)
                 if not np.isfinite(row["loss"]):
                     raise UserError(
                         f"the loss is {row['loss']} at update {number} ({occupation}): lower finetune.learning_rate "

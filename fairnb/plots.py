@@ -379,7 +379,7 @@ def _share_bar(axis, records: pd.DataFrame, attribute: str, label: str) -> None:
     for name, colour in COLOURS[attribute].items():
         share = float((faces[attribute] == name).mean()) if len(faces) else 0.0
         axis.barh(0, share, left=left, color=colour, height=1, ec="white")
-        if share >= 0.12:
+        if share >= 0.2:
             middle = left + share / 2
             axis.text(middle, 0, f"{name} {share:.0%}", ha="center", va="center", fontsize=8.5, color=_on(colour))
         left += share

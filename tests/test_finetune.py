@@ -1,4 +1,4 @@
-"""The loop on the shipped mini-sd: it learns, resumes after SIGKILL, runs in two processes, and fails with a sentence."""
+"""The loop on the shipped mini-sd: learning, resuming after SIGKILL, two processes, clear failures."""
 
 import os
 import signal

@@ -1,0 +1,66 @@
+"""The build: a loop that resumes exactly, a data set that depends on its seed alone, a folder that loads."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from fairnb.classifiers import load_classifier
+from fairnb.miniworld import build as building
+from fairnb.miniworld import dataset, loop
+from fairnb.semantics import load_clip
+
+
+def fit(folder, stop_at=None):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 1))
+    seen = []
+
+    def loss(rng, generator):
+        seen.append(1)
+        if stop_at and len(seen) > stop_at:
+            raise KeyboardInterrupt
+        inputs = torch.from_numpy(rng.normal(size=(16, 4)).astype(np.float32))
+        noise = torch.randn(16, 1, generator=generator)
+        return (model(inputs) - inputs.sum(1, keepdim=True) - 0.01 * noise).square().mean()
+
+    losses = loop.train("line", [model], loss, steps=30, learning_rate=1e-2, folder=folder, seed=3, ema=0.9)
+    return model, losses
+
+
+def test_the_loop_learns_and_a_killed_one_resumes_to_the_same_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 10)
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "killed").mkdir()
+    whole, losses = fit(tmp_path / "whole")
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "killed", stop_at=17)
+    resumed, losses = fit(tmp_path / "killed")
+    assert len(losses) == 20
+    for one, two in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_a_loss_that_is_not_finite_stops_the_loop(tmp_path):
+    model = torch.nn.Linear(1, 1)
+    with pytest.raises(FloatingPointError, match="step 0"):
+        loop.train(
+            "nan", [model], lambda *_: model.weight.sum() * torch.nan, steps=2, learning_rate=1, folder=tmp_path, seed=0
+        )
+
+
+def test_the_whole_build_in_miniature(tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, "SHARD", 60)
+    steps = building.Steps(pictures=120, classifier=1, clip=1, vae=1, unet=1)
+    building.build(tmp_path / "work", tmp_path / "model", steps, "cpu")
+    pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "model")
+    pipe.set_progress_bar_config(disable=True)
+    assert pipe("a photo of a pilot", num_inference_steps=2).images[0].size == (64, 64)
+    assert set(load_classifier(tmp_path / "model" / "guide").classes) == {"gender", "skin_tone", "age"}
+    assert len(load_classifier(tmp_path / "model" / "occupation").classes["occupation"]) == 43
+    assert load_clip(tmp_path / "model" / "clip").text_features(["a photo of a pilot"]).shape == (1, 96)
+    drawn = dataset.draw_dataset(tmp_path / "again", 120, building.SEED, workers=1)
+    kept = dataset.draw_dataset(tmp_path / "work" / "portraits", 120, building.SEED)
+    assert (drawn.pixels == kept.pixels).all() and drawn.table.equals(kept.table)
+    assert drawn.table["face"][drawn.table["kind"] != "subject"].mean() > 0.9
