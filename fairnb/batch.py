@@ -131,7 +131,7 @@ def _run(path: Path, profile: Profile, parameters: dict) -> bool:
     log = executed.with_name(f".{path.stem}.log")
     with log.open("w") as stream:
         # tqdm writes a line per refresh where there is no terminal: every ten seconds is enough.
-        environment = {**os.environ, "TQDM_MININTERVAL": "10"}
+        environment = {**os.environ, "TQDM_MININTERVAL": "10", "FAIRNB_HEADLESS": "1"}
         process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, env=environment)
         try:
             while process.poll() is None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
+from diffusers.models.attention_processor import AttnProcessor
 from torch.nn.functional import cross_entropy, interpolate, l1_loss, mse_loss
 from transformers import CLIPTextModel
 
@@ -194,8 +195,11 @@ def train_unet(unet, text, words, latents: tuple, data: Portraits, work: Path, s
     mean, deviation, scale = latents
     schedule = DDPMScheduler(**{k: models.scheduler().config[k] for k in ("beta_start", "beta_end", "beta_schedule")})
     captions = data.table["caption"].tolist()
+    half = fast_bfloat16(device)
     if device.type == "cpu":
         unet.to(memory_format=torch.channels_last)
+        if half:  # torch's own attention is slow backwards in bfloat16 on a CPU: half of a step's time
+            unet.set_attn_processor(AttnProcessor())
 
     def loss(rng, generator):
         rows = rng.integers(len(captions), size=32)
@@ -207,7 +211,9 @@ def train_unet(unet, text, words, latents: tuple, data: Portraits, work: Path, s
         clean = (mean[rows] + deviation[rows] * noise_2) * scale
         timesteps = torch.from_numpy(rng.integers(schedule.config.num_train_timesteps, size=len(rows)))
         noisy = schedule.add_noise(clean, noise, timesteps).to(device)
-        return mse_loss(unet(noisy, timesteps.to(device), states).sample, noise.to(device))
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            predicted = unet(noisy, timesteps.to(device), states).sample
+        return mse_loss(predicted.float(), noise.to(device))
 
     train("unet", [unet], loss, steps=steps, learning_rate=1e-3, folder=work, seed=23, ema=0.999)
 
