@@ -37,6 +37,7 @@ class Steps:
     clip: int = 2_000
     vae: int = 2_200
     unet: int = 3_200
+    together: int = 2_600
 
 
 FULL = Steps()
@@ -63,6 +64,12 @@ def build(work: Path, out: Path, steps: Steps = FULL, device: str | None = None)
     unet = models.unet(text.config.hidden_size).to(device)
     latents = (mean, deviation, vae.config.scaling_factor)
     keep(work / "unet.safetensors", unet, lambda: train_unet(unet, text, words, latents, data, work, steps.unet))
+    both = torch.nn.ModuleDict({"unet": unet, "text_encoder": text})
+    keep(
+        work / "together.safetensors",
+        both,
+        lambda: train_unet(unet, text, words, latents, data, work, steps.together, together=True),
+    )
     export(out, unet, vae, text, words, clip, classifiers)
 
 
@@ -189,8 +196,14 @@ def encode_all(vae, data: Portraits) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.cat([p.mean.cpu() for p in posteriors]), torch.cat([p.std.cpu() for p in posteriors])
 
 
-def train_unet(unet, text, words, latents: tuple, data: Portraits, work: Path, steps: int) -> None:
-    """Denoising training as Stable Diffusion's: predict the noise, 12 % of the captions empty for guidance."""
+def train_unet(
+    unet, text, words, latents: tuple, data: Portraits, work: Path, steps: int, together: bool = False
+) -> None:
+    """Denoising training as Stable Diffusion's: predict the noise, 12 % of the captions empty for guidance.
+
+    First with mini-clip's text encoder frozen, as in Stable Diffusion; then both `together`, since with a frozen one
+    the words for skin tone, age and gender were learned too slowly.
+    """
     device = unet.device
     mean, deviation, scale = latents
     schedule = DDPMScheduler(**{k: models.scheduler().config[k] for k in ("beta_start", "beta_end", "beta_schedule")})
@@ -205,7 +218,7 @@ def train_unet(unet, text, words, latents: tuple, data: Portraits, work: Path, s
         rows = rng.integers(len(captions), size=32)
         texts = ["" if rng.random() < 0.12 else captions[row] for row in rows]
         tokens = words(texts, padding="max_length", max_length=models.LENGTH, truncation=True, return_tensors="pt")
-        with torch.no_grad():
+        with torch.set_grad_enabled(together):
             states = text(tokens.input_ids.to(device))[0]
         noise, noise_2 = (torch.randn(len(rows), *mean.shape[1:], generator=generator) for _ in range(2))
         clean = (mean[rows] + deviation[rows] * noise_2) * scale
@@ -215,7 +228,11 @@ def train_unet(unet, text, words, latents: tuple, data: Portraits, work: Path, s
             predicted = unet(noisy, timesteps.to(device), states).sample
         return mse_loss(predicted.float(), noise.to(device))
 
-    train("unet", [unet], loss, steps=steps, learning_rate=1e-3, folder=work, seed=23, ema=0.999)
+    how = {"steps": steps, "folder": work, "ema": 0.999}
+    if together:
+        train("together", [unet, text], loss, learning_rate=6e-4, seed=24, **how)
+    else:
+        train("unet", [unet], loss, learning_rate=1e-3, seed=23, **how)
 
 
 def export(out: Path, unet, vae, text, words, clip, classifiers: dict[str, torch.nn.Module]) -> None:
