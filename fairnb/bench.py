@@ -88,6 +88,7 @@ def literal_locate(
     scheduler = fresh_scheduler(pipe, STEPS)
     latents = noise(pipe, "", [0], seed).to(pipe.unet.dtype) * scheduler.init_noise_sigma
     pairs = contrast_pairs(attribute, occupations, contents, contexts, seed)
+    wanted = scheduler.timesteps[(scheduler.timesteps - timestep).abs().argmin()]
     for pair in pairs.itertuples():
         with torch.no_grad():
             left, right = (encode(pipe, ["", prompt]) for prompt in (pair.left, pair.right))
@@ -95,7 +96,7 @@ def literal_locate(
             inputs = scheduler.scale_model_input(latents, step)
             loss = (predict(pipe, inputs, step, left, 7.5) - predict(pipe, inputs, step, right, 7.5)).abs().sum()
             gradient = torch.cat([part.abs().flatten() for part in torch.autograd.grad(loss, weights)])
-            if int(step) == timestep:
+            if step == wanted:
                 np.save(folder / f"{pair.family}_{pair.occupation}.npy", gradient.topk(k).indices.cpu().numpy())
     kept = {}
     for family in FAMILIES:
