@@ -75,7 +75,6 @@ class Finetune(_Section):
     class_weight: NotNegative = 1.0
     semantics_weight: NotNegative = 8.0
     changed_factor: NotNegative = 0.2  # weight of the semantics loss where the class is to change
-    face_weight: NotNegative = 0.0
     confidence: Share = 0.8  # targets below it are left out
     ema: Share = 0.99
     validate_every: Count = 15
