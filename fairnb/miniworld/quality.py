@@ -54,7 +54,8 @@ def measure(model: Path, work: Path, steps: int, guidance: float, batch: int, im
     subjects = see({photo_of(name): name for name in SUBJECTS}, images // 8, "subjects")
     start = time.perf_counter()
     prompt = photo_of("pilot")
-    pictures = decode(pipe, sample(pipe, prompt, noise(pipe, prompt, range(64), 1), steps=steps, guidance=guidance))
+    with torch.no_grad():
+        pictures = decode(pipe, sample(pipe, prompt, noise(pipe, prompt, range(64), 1), steps=steps, guidance=guidance))
     seconds = time.perf_counter() - start
     return {
         "settings": {**settings, "images_per_occupation": images},
@@ -156,7 +157,9 @@ def variety(model: Path, work: Path, records: pd.DataFrame, drawn: Portraits) ->
     clip = load_clip(model / "clip")
     made, real = [], []
     for occupation, rows in records.groupby("occupation"):
-        made.append(spread(clip.image_features(torch.stack([load_image(p) for p in rows["path"].iloc[:32]]))))
+        made.append(
+            spread(clip.image_features(torch.stack([load_image(work / "bare" / p) for p in rows["path"].iloc[:32]])))
+        )
         own = np.flatnonzero(
             (drawn.table["noun"] == occupation) & (drawn.table["style"] == "photo") & drawn.table["context"].isna()
         )
