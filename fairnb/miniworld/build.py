@@ -19,7 +19,7 @@ from fairnb.faces import crop_faces
 from fairnb.miniworld import models
 from fairnb.miniworld.dataset import Portraits, draw_dataset
 from fairnb.miniworld.loop import keep, train
-from fairnb.miniworld.world import ATTRIBUTES, STYLES, caption, world
+from fairnb.miniworld.world import ATTRIBUTES, caption, world
 from fairnb.pipeline import pick_device
 from fairnb.records import write_json
 from fairnb.semantics import Clip
@@ -201,8 +201,8 @@ def train_unet(
 ) -> None:
     """Denoising training as Stable Diffusion's: predict the noise, 12 % of the captions empty for guidance.
 
-    First with mini-clip's text encoder frozen, as in Stable Diffusion; then both `together`, since with a frozen one
-    the words for skin tone, age and gender were learned too slowly.
+    First with mini-clip's text encoder frozen, as in Stable Diffusion; then both `together`, since after the
+    first stage the words for skin tone, age and gender were seldom obeyed.
     """
     device = unet.device
     mean, deviation, scale = latents
@@ -252,5 +252,5 @@ def export(out: Path, unet, vae, text, words, clip, classifiers: dict[str, torch
     words.save_pretrained(out / "clip")
     for name, model in classifiers.items():
         model.cpu().save_pretrained(out / name)
-    write_json(out / "world.json", {**world(), "styles": STYLES, "seed": SEED})
+    write_json(out / "world.json", {**world(), "seed": SEED})
     print(f"wrote {out}: {sum(f.stat().st_size for f in out.rglob('*') if f.is_file()) / 1e6:.1f} MB")

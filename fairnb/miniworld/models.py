@@ -67,7 +67,7 @@ def clip(words: CLIPTokenizer) -> CLIPModel:
 
 
 def vae() -> AutoencoderKL:
-    """64×64×3 → 16×16×8: at a quarter of the side, four channels lose the small features that tell the old."""
+    """64×64×3 → 16×16×8."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
