@@ -12,18 +12,18 @@ GENDERS = ("female", "male")
 AGES = ("young", "old")
 GREYS = ((214, 212, 208), (178, 176, 174), (232, 230, 224), (150, 148, 148))
 HAIRS = {
-    "light": ((226, 184, 106), (168, 112, 60), (96, 62, 38), (58, 40, 30), (176, 82, 40)),
-    "medium": ((104, 66, 38), (60, 40, 28), (34, 26, 24), (150, 104, 58)),
+    "light": ((206, 160, 88), (148, 96, 50), (96, 62, 38), (58, 40, 30), (160, 72, 36)),
+    "medium": ((104, 66, 38), (60, 40, 28), (34, 26, 24), (120, 80, 46)),
     "brown": ((44, 30, 24), (26, 22, 22), (74, 46, 30)),
     "dark": ((26, 21, 22), (36, 27, 25), (58, 36, 26)),
 }
 EYES = ((70, 110, 160), (84, 120, 70), (96, 62, 36), (60, 40, 28))
 CUTS = ("bald", "receding", "crop", "short", "curly", "bun", "bob", "long", "wavy")
 CUT_ODDS = {  # by gender, then age, in the order of CUTS
-    "female": {"young": (0, 0, 4, 8, 8, 11, 19, 28, 22), "old": (0, 1, 6, 15, 15, 15, 24, 14, 10)},
-    "male": {"young": (6, 3, 33, 34, 11, 1, 4, 5, 3), "old": (18, 23, 21, 20, 6, 1, 4, 4, 3)},
+    "female": {"young": (0, 0, 0, 2, 4, 6, 22, 36, 30), "old": (0, 0, 0, 4, 6, 12, 34, 23, 21)},
+    "male": {"young": (8, 4, 38, 40, 7, 0, 1, 1, 1), "old": (21, 26, 24, 21, 5, 0, 1, 1, 1)},
 }
-LONG = {"bob": 15, "long": 27, "wavy": 25}
+LONG = {"bob": 18, "long": 30, "wavy": 27}
 BEARDS = ("shaved", "stubble", "moustache", "goatee", "full")
 
 
@@ -37,11 +37,14 @@ class Traits:
     cut: str
     fringe: str
     beard: str
+    beard_colour: tuple
+    shoulders: float
     width: float
     jaw: float
     brow: float
     lip: tuple
     full: float
+    made_up: bool
     lashes: float
     earring: bool
     glasses: str
@@ -74,21 +77,25 @@ def draw_traits(gender, tone, age, rng):
     woman, old = gender == "female", age == "old"
     skin = np.asarray(TONES[tone]) * rng.uniform(0.955, 1.045) + rng.normal(0, 2.5, 3)
     skin = tuple(int(v) for v in np.clip(skin, 0, 250))
-    beard = "shaved" if woman else _choose(rng, BEARDS, (46, 14, 12, 11, 17))
+    beard = "shaved" if woman else _choose(rng, BEARDS, (10, 12, 8, 20, 50))
+    made_up = woman and rng.random() < 0.9
     return Traits(
         skin=skin,
         dark=1 - sum(skin) / 3 / 215,
         hair=_hair_colour(rng, tone, age),
         beard=beard,
+        beard_colour=mix(jitter(HAIRS[tone][-2 if tone == "light" else 1], rng, 5), GREYS[3], 0.25 if old else 0.0),
+        shoulders=rng.normal(0.94 if woman else 1.1, 0.015),
         cut=_choose(rng, CUTS, CUT_ODDS[gender][age]),
         fringe=_choose(rng, ("side", "centre", "fringe", "swept")),
-        width=rng.normal(13.2 if woman else 13.9, 0.4),
-        jaw=rng.normal(2.05 if woman else 2.7, 0.16),
-        brow=max(0.55, rng.normal(0.8 if woman else 1.4, 0.16)),
-        lip=_lip_colour(rng, skin, woman and rng.random() < 0.62),
-        full=rng.normal(1.25 if woman else 0.82, 0.13) * (0.88 if old else 1),
-        lashes=max(0.0, rng.normal(1.0 if woman else 0.15, 0.22)),
-        earring=rng.random() < (0.4 if woman else 0.05),
+        width=rng.normal(12.9 if woman else 14.3, 0.4),
+        jaw=rng.normal(2.0 if woman else 3.0, 0.16),
+        brow=max(0.55, rng.normal(0.75 if woman else 1.7, 0.16)),
+        lip=_lip_colour(rng, skin, made_up),
+        full=rng.normal(1.4 if woman else 0.78, 0.13) * (0.88 if old else 1),
+        made_up=made_up,
+        lashes=max(0.0, rng.normal(1.2 if woman else 0.1, 0.2)),
+        earring=rng.random() < (0.5 if woman else 0.02),
         glasses=_choose(rng, ("", "round", "square"), (62, 19, 19) if old else (82, 9, 9)),
         wrinkles=rng.uniform(0.95, 1.4) if old else 0.0,
         iris=jitter(EYES[_iris(rng, tone)], rng, 8),
@@ -148,8 +155,11 @@ def _skin_picture(traits, pen, hat):
     base = np.asarray(traits.skin, float)
     rgb = base * (1 + np.minimum(light, 0) * (1.0, 1.08, 1.12))
     rgb += (np.array([255, 242, 226]) - base) * np.maximum(light, 0)
-    blush = 0.2 * sum(spot(grid, x, 5.5, 3.6, 2.8) for x in (7.2, -7.2))[..., None]
+    blush = (0.5 if traits.made_up else 0.15) * sum(spot(grid, x, 5.5, 3.6, 2.8) for x in (7.2, -7.2))[..., None]
     rgb += (np.array([222, 92, 80]) * (0.55 + 0.45 * base / 240) - rgb) * blush * (1 - 0.5 * max(traits.dark, 0))
+    if traits.made_up:
+        shadow = 0.55 * sum(spot(grid, x, -2.6, 2.9, 1.5) for x in (5.4, -5.4))[..., None]
+        rgb += (np.array([128, 74, 132]) * (0.6 + 0.4 * base / 240) - rgb) * shadow
     small = Image.fromarray(np.clip(rgb, 0, 255).astype(np.uint8))
     return small.resize(pen.img.size, Image.Resampling.BILINEAR)
 
@@ -264,23 +274,22 @@ def _wrinkles(pen, traits):
 def _beard(pen, traits):
     if traits.beard == "shaved":
         return
-    strength = 0.3 if traits.beard == "stubble" else 0.78
+    strength = 0.42 if traits.beard == "stubble" else 0.85
     mask = Image.new("L", pen.img.size)
     sketch = pen.on(mask)
     level = int(255 * strength)
     w = traits.width
     if traits.beard in ("full", "stubble"):
-        edge = outline(traits, 0.7 if traits.beard == "full" else 0)
+        edge = outline(traits, 1.6 if traits.beard == "full" else 0)
         low = edge[edge[:, 1] > 2]
-        inner = [(-w * 0.9, 4), (-8.2, 9.6), (-6, 12.4), (0, 13.8), (6, 12.4), (8.2, 9.6), (w * 0.9, 4)]
+        inner = [(-w * 0.9, 3), (-7.6, 8.2), (-6, 12.2), (0, 13.4), (6, 12.2), (7.6, 8.2), (w * 0.9, 3)]
         sketch.poly(level, np.concatenate([low, inner]))
     if traits.beard == "goatee":
-        sketch.blob(level, [(-5.4, 9.6), (0, 8.6), (5.4, 9.6), (5, 15.5), (0, 18.6), (-5, 15.5)])
+        sketch.blob(level, [(-5.6, 9.6), (0, 8.6), (5.6, 9.6), (6.4, 15.5), (0, 20), (-6.4, 15.5)])
     if traits.beard in ("moustache", "goatee", "full"):
         sketch.blob(level, [(-5.8, 11), (-3, 8.8), (0, 8.5), (3, 8.8), (5.8, 11), (2.4, 10.6), (0, 10.3), (-2.4, 10.6)])
     mask = mask.resize((UNITS * 2, UNITS * 2), Image.Resampling.BOX).filter(ImageFilter.GaussianBlur(0.9))
-    colour = mix(tint(traits.hair, -0.1), tint(traits.skin, -0.5), 0.3)
-    pen.img.paste(colour, (0, 0), mask.resize(pen.img.size, Image.Resampling.BILINEAR))
+    pen.img.paste(traits.beard_colour, (0, 0), mask.resize(pen.img.size, Image.Resampling.BILINEAR))
 
 
 def _glasses(pen, traits):
@@ -319,7 +328,7 @@ def hair_back(pen, traits, rng):
     """Hair behind the head and the neck."""
     w, shade = traits.width, tint(traits.hair, -0.22)
     if traits.cut in LONG:
-        end, wide = LONG[traits.cut] + rng.uniform(-2, 2), w + rng.uniform(2, 3.4)
+        end, wide = LONG[traits.cut] + rng.uniform(-2, 2), w + rng.uniform(3.4, 5)
         pen.blob(
             shade,
             [
@@ -388,12 +397,12 @@ def hair_front(pen, traits, rng):
                 tint(traits.hair, -0.05),
                 [
                     (s * (w - 1.4), -8),
-                    (s * (w + 0.9), -9),
-                    (s * (w + 2.4), 4),
-                    (s * (w + 2.8), end - 3),
+                    (s * (w + 1.2), -9),
+                    (s * (w + 3.4), 4),
+                    (s * (w + 4), end - 3),
                     (s * (w + 0.6), end),
-                    (s * (w - 4), end - 1.5),
-                    (s * (w - 2), 12),
+                    (s * (w - 6), end - 1.5),
+                    (s * (w - 3.5), 13),
                     (s * (w - 0.3), 5),
                 ],
             )

@@ -53,9 +53,9 @@ def test_a_change_of_class_changes_the_picture(change):
     assert np.mean([distance(paint(seed), paint(seed, **change)) for seed in range(4)]) > 1.5
 
 
-def test_a_change_of_gender_leaves_the_sides_of_the_picture():
+def test_a_change_of_gender_leaves_the_background_as_it_was():
     one, two = (np.asarray(paint(7, gender=gender, context="in a city"), float) for gender in face.GENDERS)
-    assert np.abs(one - two)[:, [*range(8), *range(56, 64)]].mean() < 2
+    assert np.abs(one - two)[:28, [*range(8), *range(56, 64)]].mean() < 2
 
 
 def found(net, pictures):
