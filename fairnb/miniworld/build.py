@@ -36,7 +36,7 @@ class Steps:
     classifier: int = 1_200
     clip: int = 2_000
     vae: int = 2_200
-    unet: int = 9_000
+    unet: int = 7_500
 
 
 FULL = Steps()
