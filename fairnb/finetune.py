@@ -271,7 +271,7 @@ class Alignment:
         return loss
 
     def differentiable(self, prompt: str, indices: list[int], number: int):
-        """Final latents [N, 4, h, w] as a leaf, and the function that carries their gradient to the weights."""
+        """Final latents [N, C, h, w] as a leaf, and the function that carries their gradient to the weights."""
         start = noise(self.pipe, prompt, indices, self.seed)
         how = {"steps": self.sampling.steps, "guidance": self.sampling.guidance}
         if self.settings.gradient == "adjusted":

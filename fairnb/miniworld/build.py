@@ -183,7 +183,7 @@ def fast_bfloat16(device: torch.device) -> bool:
 
 @torch.no_grad()
 def encode_all(vae, data: Portraits) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation [N, 4, 16, 16] of every picture's latent."""
+    """Mean and standard deviation [N, 8, 16, 16] of every picture's latent."""
     chunks = np.array_split(np.arange(len(data.table)), max(1, len(data.table) // 100))
     posteriors = [vae.encode(data.images(rows).to(vae.device)).latent_dist for rows in chunks]
     return torch.cat([p.mean.cpu() for p in posteriors]), torch.cat([p.std.cpu() for p in posteriors])
