@@ -121,6 +121,8 @@ class Alignment:
                         f"the loss is {row['loss']} at update {number} ({occupation}): lower finetune.learning_rate "
                         f"({settings.learning_rate}) and start again in a new folder"
                     )
+                for group in optimizer.param_groups:  # decays to 0: large steps overshoot from one job to the next
+                    group["lr"] = settings.learning_rate * (1 - number / settings.updates)
                 optimizer.step()
                 optimizer.zero_grad()
                 self.adapter.update()
@@ -279,8 +281,16 @@ class Alignment:
             generator = torch.Generator().manual_seed(_stable(self.seed, "steps", number))
 
             def backward(gradient: torch.Tensor) -> None:
-                used = {"steps_used": self.settings.gradient_steps, "generator": generator, "part": self.settings.part}
-                adjusted_backward(self.pipe, path, gradient, guidance=self.sampling.guidance, **used)
+                adjusted_backward(
+                    self.pipe,
+                    path,
+                    gradient,
+                    guidance=self.sampling.guidance,
+                    steps_used=self.settings.gradient_steps,
+                    first=self.settings.gradient_first,
+                    generator=generator,
+                    part=self.settings.part,
+                )
 
             return path.final.detach().requires_grad_(), backward
         last = self.settings.gradient_steps if self.settings.gradient == "last" else None

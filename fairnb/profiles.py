@@ -72,6 +72,7 @@ class Finetune(_Section):
     learning_rate: Positive = 1e-3
     gradient: Literal["adjusted", "last", "full"] = "adjusted"
     gradient_steps: Count = 3  # denoising steps used per gradient ("full" uses all)
+    gradient_first: Count | None = None  # "adjusted": draw them from the first so many steps, where a person is decided
     class_weight: NotNegative = 1.0
     semantics_weight: NotNegative = 8.0
     changed_factor: NotNegative = 0.2  # weight of the semantics loss where the class is to change
@@ -85,6 +86,8 @@ class Finetune(_Section):
     def _fits(self) -> "Finetune":
         if self.part > self.images:
             raise ValueError(f"part ({self.part}) is larger than images ({self.images})")
+        if self.gradient_first is not None and self.gradient_steps > self.gradient_first:
+            raise ValueError(f"gradient_steps ({self.gradient_steps}) exceeds gradient_first ({self.gradient_first})")
         if self.pool < self.images:
             raise ValueError(f"pool ({self.pool}) is smaller than images ({self.images})")
         return self

@@ -122,6 +122,7 @@ def adjusted_backward(
     *,
     guidance: float,
     steps_used: int | None = None,
+    first: int | None = None,
     generator: torch.Generator | None = None,
     part: int | None = None,
 ) -> None:
@@ -131,9 +132,10 @@ def adjusted_backward(
     which gives dL/d(prediction) of every step; scaled by FFD's c_t, each is one vector-Jacobian product of the U-Net
     at the stored latents. So memory does not grow with the number of steps (only one step, and `part` images of it,
     is ever in a graph), and `steps_used` steps drawn at random, weighted T / steps_used, estimate the whole without
-    bias. Call it once a trajectory: the graph of the text encoder is freed.
+    bias. With `first`, only the first that many of the T steps are meant, those of the most noise. Call it once a
+    trajectory: the graph of the text encoder is freed.
     """
-    count = len(traj.timesteps)
+    count = len(traj.timesteps) if first is None else min(first, len(traj.timesteps))
     if steps_used is not None and not 1 <= steps_used <= count:
         raise UserError(f"gradient_steps = {steps_used} cannot be drawn from {count} steps: use 1 to {count}")
     chosen = range(count)

@@ -129,6 +129,9 @@ def test_random_subset_of_steps_is_unbiased(tiny_pipe):
             singles[step] = unet_gradient(pipe)
     assert sorted(singles) == [0, 1, 2, 3]
     assert relative(sum(singles.values()) / 4, full) < 1e-12
+    weights = {step: gradient / 4 for step, gradient in singles.items()}
+    adjusted_backward(pipe, traj, vector, guidance=3.0, first=2)
+    assert relative(unet_gradient(pipe), weights[0] + weights[1]) < 1e-12
 
 
 def test_adjusted_memory_does_not_grow_with_the_steps(tiny_pipe):
