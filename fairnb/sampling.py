@@ -132,8 +132,8 @@ def adjusted_backward(
     which gives dL/d(prediction) of every step; scaled by FFD's c_t, each is one vector-Jacobian product of the U-Net
     at the stored latents. So memory does not grow with the number of steps (only one step, and `part` images of it,
     is ever in a graph), and `steps_used` steps drawn at random, weighted T / steps_used, estimate the whole without
-    bias. With `first`, only the first that many of the T steps are meant, those of the most noise. Call it once a
-    trajectory: the graph of the text encoder is freed.
+    bias. With `first`, only the first that many steps count, those of the most noise, and T is their number. Call it
+    once a trajectory: the graph of the text encoder is freed.
     """
     count = len(traj.timesteps) if first is None else min(first, len(traj.timesteps))
     if steps_used is not None and not 1 <= steps_used <= count:

@@ -43,8 +43,8 @@ def portrait(occupation, gender, skin_tone, age, context, style, rng, size=64):
     img = scenes.background(context, scene_rng)
     head = Pen(img, x, y, scale, angle, colours=outfit.colours)
     _separate(img, head, traits.skin, context)
-    width = scale * traits.shoulders
-    body = Pen(img, x * 0.75 + 8, y + 18.2 * scale, width, colours=outfit.colours | {"skin": traits.skin})
+    build = scale * traits.shoulders
+    body = Pen(img, x * 0.75 + 8, y + 18.2 * scale, build, colours=outfit.colours | {"skin": traits.skin})
     head.shapes(outfit.behind)
     face.hair_back(head, traits, hair_rng)
     face.neck(head, traits)

@@ -17,6 +17,7 @@ HAIRS = {
     "brown": ((44, 30, 24), (26, 22, 22), (74, 46, 30)),
     "dark": ((26, 21, 22), (36, 27, 25), (58, 36, 26)),
 }
+BEARD_HAIR = {"light": (58, 40, 30), "medium": (60, 40, 28), "brown": (26, 22, 22), "dark": (36, 27, 25)}
 EYES = ((70, 110, 160), (84, 120, 70), (96, 62, 36), (60, 40, 28))
 CUTS = ("bald", "receding", "crop", "short", "curly", "bun", "bob", "long", "wavy")
 CUT_ODDS = {  # by gender, then age, in the order of CUTS
@@ -84,7 +85,7 @@ def draw_traits(gender, tone, age, rng):
         dark=1 - sum(skin) / 3 / 215,
         hair=_hair_colour(rng, tone, age),
         beard=beard,
-        beard_colour=mix(jitter(HAIRS[tone][-2 if tone == "light" else 1], rng, 5), GREYS[3], 0.25 if old else 0.0),
+        beard_colour=mix(jitter(BEARD_HAIR[tone], rng, 5), GREYS[3], 0.25 if old else 0.0),
         shoulders=rng.normal(0.94 if woman else 1.1, 0.015),
         cut=_choose(rng, CUTS, CUT_ODDS[gender][age]),
         fringe=_choose(rng, ("side", "centre", "fringe", "swept")),
