@@ -113,20 +113,27 @@ def classification_loss(logits: torch.Tensor, target: torch.Tensor, confident: t
     return functional.cross_entropy(logits[used], target[used], reduction="sum") / used.sum().clamp(min=1)
 
 
-def dynamic_weight(target: torch.Tensor, original_class: torch.Tensor, factor: float) -> torch.Tensor:
-    """Weight [N] of the image-semantics loss: `factor` where the class must change, else 1 (also without a face).
-
-    Both arguments [N], or [N,A] for A attributes, any of which may ask for a change.
-    """
+def must_change(target: torch.Tensor, original_class: torch.Tensor) -> torch.Tensor:
+    """Whether [N] a face's target is another class than its original had; both [N], or [N,A] for A attributes."""
     changed = (target != original_class) & (target != NO_FACE) & (original_class != NO_FACE)
-    return torch.where(changed.reshape(len(changed), -1).any(1), factor, 1.0)
+    return changed.reshape(len(changed), -1).any(1)
+
+
+def dynamic_weight(target: torch.Tensor, original_class: torch.Tensor, factor: float) -> torch.Tensor:
+    """Weight [N] of the image losses: `factor` where the class must change, else 1 (also without a face)."""
+    return torch.where(must_change(target, original_class), factor, 1.0)
 
 
 def semantics_loss(
-    features: torch.Tensor, original_features: torch.Tensor, weight: torch.Tensor | float
+    features: torch.Tensor, reference_features: torch.Tensor, weight: torch.Tensor | float
 ) -> torch.Tensor:
-    """Mean of weight [N] * (1 - cosine) between features [N,D] and those of the same noise's original image."""
-    return (weight * (1 - functional.cosine_similarity(features, original_features, dim=-1))).mean()
+    """Mean of weight [N] * (1 - cosine) between features [N,D] and those of the same noise's reference image."""
+    return (weight * (1 - functional.cosine_similarity(features, reference_features, dim=-1))).mean()
+
+
+def latent_loss(latents: torch.Tensor, reference: torch.Tensor, weight: torch.Tensor | float) -> torch.Tensor:
+    """Mean of weight [N] * mean squared distance between latents [N,C,h,w] and those of a reference picture."""
+    return (weight * (latents - reference).square().flatten(1).mean(1)).mean()
 
 
 def _cost(probs: list[torch.Tensor], sizes: tuple[int, ...]) -> np.ndarray:

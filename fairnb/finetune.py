@@ -3,15 +3,15 @@
 An update (Bias Neurons; FFD, Shen et al., ICLR 2024): images of one prompt are sampled with the current weights, the
 guide looks at their faces, `alignment` says which class each should have, and the gradient of
 
-    class_weight * cross-entropy + semantics_weight * dynamic weight * (1 - cosine to the original of the same noise)
+    class_weight * cross-entropy + dynamic weight * (semantics_weight * (1 - cosine) + latent_weight * squared distance)
 
-is carried from the pictures to the latents by autograd and from there to the weights by `sampling`. It runs under
-`accelerate launch` unchanged: the images of an update are divided over the processes.
+(the last two to a reference picture from the same noise, see `Alignment.references`) is carried from the pictures to
+the latents by autograd and from there to the weights by `sampling`. It runs under `accelerate launch` unchanged: the
+images of an update are divided over the processes.
 """
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,17 @@ from tqdm import tqdm
 
 from fairnb import metrics
 from fairnb.adapters import BiasNeurons
-from fairnb.alignment import NO_FACE, classification_loss, dynamic_weight, semantics_loss, targets
+from fairnb.alignment import (
+    NO_FACE,
+    classification_loss,
+    dynamic_weight,
+    latent_loss,
+    must_change,
+    semantics_loss,
+    targets,
+)
+from fairnb.attributes import get_attribute
+from fairnb.checkpoint import State, average, holding, remember, resume, save_checkpoint
 from fairnb.classifiers import Classifier
 from fairnb.errors import UserError
 from fairnb.faces import Faces, crop_faces, find_faces
@@ -50,23 +60,14 @@ class Eyes:
 
 @dataclass
 class Originals:
-    """What the unchanged model draws from each noise of a prompt's pool: features [P, D] and classes [P] by attribute
-    (-1 without a face)."""
+    """What the unchanged model draws from each noise of a prompt's pool: latents [P, C, h, w], features [P, D] and
+    classes [P, A] of the aligned attributes (-1 without a face); `named` holds latents and features of the pool drawn
+    with the words of wanted classes in the prompt."""
 
+    latents: torch.Tensor
     features: torch.Tensor
-    classes: dict[str, torch.Tensor]
-
-
-@dataclass
-class State:
-    """All that a checkpoint holds beside the adapter and the optimiser."""
-
-    update: int = 0
-    history: list[dict] = field(default_factory=list)
-    averaged: list[torch.Tensor] = field(default_factory=list)
-    best: list[torch.Tensor] = field(default_factory=list)
-    best_bias: float = float("inf")
-    waited: int = 0
+    classes: torch.Tensor
+    named: dict[tuple[int, ...], tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
 
 
 @dataclass
@@ -104,7 +105,7 @@ class Alignment:
             count = self.accelerator.num_processes
             raise UserError(f"finetune.images = {settings.images} cannot be divided over {count} processes")
         optimizer = torch.optim.Adam(self.adapter.parameters(), settings.learning_rate)
-        state = _resume(folder / "checkpoint.pt", self.adapter, optimizer)
+        state = resume(folder / "checkpoint.pt", self.adapter, optimizer)
         self.adapter.attach()
         numbers = range(state.update, settings.updates)
         progress = tqdm(numbers, "fine-tune", settings.updates, initial=state.update, mininterval=2, disable=not main)
@@ -126,20 +127,20 @@ class Alignment:
                 optimizer.step()
                 optimizer.zero_grad()
                 self.adapter.update()
-                _average(state, self.adapter, settings.ema)
+                average(state, self.adapter, settings.ema)
                 state.update = number + 1
                 row |= {"update": state.update, "occupation": occupation}
                 if validation and state.update % settings.validate_every == 0:
-                    with _holding(self.adapter, state.averaged):
+                    with holding(self.adapter, state.averaged):
                         row["validation_bias"] = self.validate(validation)
-                    _remember(state, row["validation_bias"])
+                    remember(state, row["validation_bias"])
                 state.history.append(row)
                 progress.set_postfix(loss=f"{row['loss']:.2f}", bias=f"{row['bias']:.2f}", refresh=False)
                 if state.update % settings.checkpoint_every == 0 and main:
-                    _checkpoint(folder / "checkpoint.pt", state, self.adapter, optimizer)
+                    save_checkpoint(folder / "checkpoint.pt", state, self.adapter, optimizer)
             history = pd.DataFrame(state.history)
             if main:
-                with _holding(self.adapter, state.best or state.averaged):
+                with holding(self.adapter, state.best or state.averaged):
                     self.adapter.save(folder / "patch.safetensors", self.about(state) | (record or {}))
                 write_atomically(folder / "history.csv", lambda path: history.to_csv(path, index=False))
                 (folder / "checkpoint.pt").unlink(missing_ok=True)
@@ -163,13 +164,44 @@ class Alignment:
     @torch.no_grad()
     def originals(self, occupation: str) -> Originals:
         """Draw the whole pool of an occupation with the base weights, and keep what the eyes see of it."""
-        features, classes = [], []
+        latents, features, classes = [], [], []
         with self.adapter.disabled():
-            for images in self.draw(occupation, range(self.settings.pool)):
-                features.append(self.eyes.clip.image_features(images))
+            for final in self.draw(occupation, range(self.settings.pool)):
+                images = decode(self.pipe, final)
                 faces, probabilities = self.look(images)
-                classes.append({name: _classes(probs, faces) for name, probs in probabilities.items()})
-        return Originals(torch.cat(features), {name: torch.cat([c[name] for c in classes]) for name in classes[0]})
+                latents.append(final)
+                features.append(self.eyes.clip.image_features(images))
+                classes.append(torch.stack([_classes(probabilities[name], faces) for name in self.names], 1))
+        return Originals(torch.cat(latents), torch.cat(features), torch.cat(classes))
+
+    @torch.no_grad()
+    def references(self, occupation: str, originals: Originals, pool: torch.Tensor, wanted: torch.Tensor):
+        """Latents [N, C, h, w] and features [N, D] of the pictures to which the noises `pool` [N] are pulled.
+
+        That is the original, or, with `finetune.reference` "named" and where the class must change to `wanted` [N, A],
+        what the original model draws from the same noise when the prompt names that class ("a photo of a female
+        pilot"): a whole face of that class, where cross-entropy alone is content with one at the border. It is the
+        face-realism loss of FFD with the model's own pictures for a bank.
+        """
+        latents, features = originals.latents[pool], originals.features[pool]
+        if self.settings.reference == "original":
+            return latents, features
+        changed = must_change(wanted, originals.classes[pool])
+        for classes in {tuple(row) for row in wanted[changed].tolist()}:
+            if classes not in originals.named:
+                originals.named[classes] = self.named(occupation, classes)
+            rows = changed & (wanted == wanted.new_tensor(classes)).all(1)
+            latents[rows], features[rows] = (values[pool[rows]] for values in originals.named[classes])
+        return latents, features
+
+    def named(self, occupation: str, classes: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents and features of the whole pool, drawn with the base weights and the words of `classes` [A]. Always
+        the whole: rounding depends on a batch's size, and a resumed run must see what an undisturbed one saw."""
+        words = " ".join(get_attribute(name).words[i] for name, i in zip(self.names, classes, strict=True))
+        with self.adapter.disabled():
+            latents = list(self.draw(occupation, range(self.settings.pool), words))
+            features = [self.eyes.clip.image_features(decode(self.pipe, part)) for part in latents]
+        return torch.cat(latents), torch.cat(features)
 
     @torch.no_grad()
     def validate(self, occupations: list[str]) -> float:
@@ -177,8 +209,8 @@ class Alignment:
         biases = []
         for occupation in occupations:
             seen = []
-            for images in self.draw(occupation, range(self.settings.images)):
-                faces, probabilities = self.look(images)
+            for final in self.draw(occupation, range(self.settings.images)):
+                faces, probabilities = self.look(decode(self.pipe, final))
                 seen.append({name: probs[torch.from_numpy(faces.found)] for name, probs in probabilities.items()})
             biases.append(_bias({name: torch.cat([part[name] for part in seen]) for name in self.names}))
         return float(np.mean(biases))
@@ -189,13 +221,13 @@ class Alignment:
         return [name for key in self.shares for name in ((key,) if isinstance(key, str) else key)]
 
     @torch.no_grad()
-    def draw(self, occupation: str, indices: range) -> Iterator[torch.Tensor]:
-        """Images [n, 3, H, W] of an occupation's noises `indices`, a batch at a time."""
-        prompt, batch = photo_of(occupation), self.sampling.batch
+    def draw(self, occupation: str, indices: Sequence[int], words: str = "") -> Iterator[torch.Tensor]:
+        """Final latents [n, C, h, w] of an occupation's noises `indices`, a batch at a time; with `words` the prompt
+        names a class, and the noises stay those of the plain prompt."""
+        prompt, batch = photo_of(f"{words} {occupation}".strip()), self.sampling.batch
         for start in range(0, len(indices), batch):
-            latents = noise(self.pipe, prompt, list(indices[start : start + batch]), self.seed)
-            final = sample(self.pipe, prompt, latents, steps=self.sampling.steps, guidance=self.sampling.guidance)
-            yield decode(self.pipe, final)
+            latents = noise(self.pipe, photo_of(occupation), list(indices[start : start + batch]), self.seed)
+            yield sample(self.pipe, prompt, latents, steps=self.sampling.steps, guidance=self.sampling.guidance)
 
     def look(self, images: torch.Tensor) -> tuple[Faces, dict[str, torch.Tensor]]:
         """Faces of images [N, 3, H, W] and the guide's probabilities [N, K] of every aligned attribute (uniform
@@ -227,31 +259,36 @@ class Alignment:
         wanted, sure = targets(everyone, self.shares, found=found, generator=generator)
         confident = {name: sure[name] >= settings.confidence for name in self.names}
         pool = torch.from_numpy(indices[own]).to(device)
-        weight = dynamic_weight(
-            torch.stack([wanted[name][own] for name in self.names], 1),
-            torch.stack([originals.classes[name][pool] for name in self.names], 1),
-            settings.changed_factor,
+        own_wanted = torch.stack([wanted[name][own] for name in self.names], 1)
+        weight = dynamic_weight(own_wanted, originals.classes[pool], settings.changed_factor)
+        goal, goal_features = self.references(occupation, originals, pool, own_wanted)
+        weights = torch.tensor(
+            [settings.class_weight, settings.semantics_weight, settings.latent_weight], device=device
         )
-        losses = torch.zeros(2, device=device)
+        losses = torch.zeros(3, device=device)
         for start in range(0, len(pool), settings.part):
             rows = slice(start, start + settings.part)
             images = decode(self.pipe, latents[rows])
             features = self.eyes.clip.image_features(images)
-            image_loss = semantics_loss(features, originals.features[pool[rows]], weight[rows])
-            image_loss = image_loss * len(images) / len(indices)
+            share = len(images) / len(indices)
             class_loss = self.class_loss(images, faces, jitter, rows, own, wanted, confident)
-            (settings.class_weight * class_loss + settings.semantics_weight * image_loss).backward()
-            losses += torch.stack([class_loss.detach(), image_loss.detach()])
+            image_loss = semantics_loss(features, goal_features[rows], weight[rows]) * share
+            distance = latent_loss(latents[rows], goal[rows], weight[rows]) * share
+            three = torch.stack([class_loss, image_loss, distance])
+            (weights @ three).backward()
+            losses += three.detach()
         backward(latents.grad)
         for parameter in self.adapter.parameters():
             if parameter.grad is not None:
                 parameter.grad = self.accelerator.reduce(parameter.grad, "sum")
-        class_loss, image_loss = self.accelerator.reduce(losses, "sum").tolist()
+        losses = self.accelerator.reduce(losses, "sum")
+        class_loss, image_loss, distance = losses.tolist()
         classes = {name: everyone[name].argmax(1) for name in self.names}
         return {
-            "loss": settings.class_weight * class_loss + settings.semantics_weight * image_loss,
+            "loss": (weights @ losses).item(),
             "class_loss": class_loss,
             "image_loss": image_loss,
+            "latent_loss": distance,
             "bias": _bias({name: everyone[name][found] for name in self.names}),
             "faceless": int((~found).sum()),
             "to_change": sum(int((wanted[name] != classes[name])[found].sum()) for name in self.names),
@@ -293,9 +330,13 @@ class Alignment:
                 )
 
             return path.final.detach().requires_grad_(), backward
+        # Sampled again for the graph, as Bias Neurons does: a graph held from the start would not outlive the drawing
+        # of references, for which the weights are set back in place.
         last = self.settings.gradient_steps if self.settings.gradient == "last" else None
-        graph = sample_with_gradient(self.pipe, prompt, start, last=last, **how)
-        return graph.detach().requires_grad_(), graph.backward
+        final = sample(self.pipe, prompt, start, **how)
+        return final.requires_grad_(), lambda gradient: sample_with_gradient(
+            self.pipe, prompt, start, last=last, **how
+        ).backward(gradient)
 
 
 def pick_occupation(occupations: list[str], seed: int, number: int) -> str:
@@ -321,59 +362,3 @@ def _bias(probabilities: dict[str, torch.Tensor]) -> float:
         counts = torch.bincount(probs.argmax(1), minlength=probs.shape[1]).double()
         biases.append(metrics.bias((counts / counts.sum()).cpu().numpy()))
     return float(np.mean(biases))
-
-
-def _average(state: State, adapter: BiasNeurons, decay: float) -> None:
-    """The moving average of the parameters; young averages forget faster, or they would remember the start."""
-    decay = min(decay, (1 + state.update) / (10 + state.update))
-    current = [parameter.detach() for parameter in adapter.parameters()]
-    if not state.averaged:
-        state.averaged = [torch.zeros_like(parameter) for parameter in current]
-    torch._foreach_lerp_(state.averaged, current, 1 - decay)
-
-
-def _remember(state: State, bias: float) -> None:
-    if bias < state.best_bias:
-        state.best_bias, state.waited = bias, 0
-        state.best = [value.clone() for value in state.averaged]
-    else:
-        state.waited += 1
-
-
-@contextmanager
-def _holding(adapter: BiasNeurons, values: list[torch.Tensor]) -> Iterator[None]:
-    """The adapter with other values of its parameters, while it lasts."""
-    own = [parameter.detach().clone() for parameter in adapter.parameters()]
-    _put(adapter, values)
-    try:
-        yield
-    finally:
-        _put(adapter, own)
-
-
-@torch.no_grad()
-def _put(adapter: BiasNeurons, values: list[torch.Tensor]) -> None:
-    for parameter, value in zip(adapter.parameters(), values, strict=True):
-        parameter.copy_(value)
-    adapter.update()
-
-
-def _checkpoint(path: Path, state: State, adapter: BiasNeurons, optimizer: torch.optim.Optimizer) -> None:
-    values = [parameter.detach() for parameter in adapter.parameters()]
-    saved = {"state": vars(state), "values": values, "optimizer": optimizer.state_dict()}
-    write_atomically(path, lambda temporary: torch.save(saved, temporary))
-
-
-def _resume(path: Path, adapter: BiasNeurons, optimizer: torch.optim.Optimizer) -> State:
-    if not path.exists():
-        return State()
-    try:
-        saved = torch.load(path, weights_only=True)
-        state = State(**saved["state"])
-        optimizer.load_state_dict(saved["optimizer"])
-        with torch.no_grad():
-            for parameter, value in zip(adapter.parameters(), saved["values"], strict=True):
-                parameter.copy_(value)
-    except Exception as error:  # a foreign or damaged file fails in many ways
-        raise UserError(f"checkpoint {path} does not fit this run ({error}): delete it to start again") from error
-    return state

@@ -75,7 +75,9 @@ class Finetune(_Section):
     gradient_first: Count | None = None  # "adjusted": draw them from the first so many steps, where a person is decided
     class_weight: NotNegative = 1.0
     semantics_weight: NotNegative = 8.0
-    changed_factor: NotNegative = 0.2  # weight of the semantics loss where the class is to change
+    latent_weight: NotNegative = 0.0  # of the squared distance of the latents to their reference's
+    reference: Literal["original", "named"] = "original"  # for a class that must change; "named": drawn with its word
+    changed_factor: NotNegative = 0.2  # weight of both where the class is to change
     confidence: Share = 0.8  # targets below it are left out
     ema: Share = 0.99
     validate_every: Count = 15

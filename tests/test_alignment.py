@@ -10,6 +10,8 @@ from fairnb.alignment import (
     NO_FACE,
     classification_loss,
     dynamic_weight,
+    latent_loss,
+    must_change,
     rank_targets,
     semantics_loss,
     targets,
@@ -163,3 +165,12 @@ def test_dynamic_weight_and_semantics_loss():
     two[1] = torch.tensor([1.0, 0, 0, 0])
     assert semantics_loss(one, two, weight).item() == pytest.approx(0.2 / 4)
     assert semantics_loss(one, one, weight).item() == pytest.approx(0)
+
+
+def test_latent_loss_and_must_change():
+    target, original = torch.tensor([0, 1, NO_FACE, 1]), torch.tensor([0, 0, 1, NO_FACE])
+    assert must_change(target, original).tolist() == [False, True, False, False]
+    latents, reference = torch.randn(4, 2, 3, 3), torch.randn(4, 2, 3, 3)
+    weight = torch.tensor([1.0, 0.5, 0.0, 2.0])
+    by_hand = sum(weight[i] * ((latents[i] - reference[i]) ** 2).sum() / 18 for i in range(4)) / 4
+    assert latent_loss(latents, reference, weight).item() == pytest.approx(by_hand.item(), rel=1e-5)

@@ -11,8 +11,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fairnb.adapters import BiasNeurons
+from fairnb.attributes import GENDER
+from fairnb.classifiers import load_classifier
 from fairnb.errors import UserError
-from fairnb.finetune import pick_occupation
+from fairnb.faces import load_detector
+from fairnb.finetune import Alignment, Eyes, pick_occupation
+from fairnb.profiles import load_profile
+from fairnb.sampling import noise, sample
+from fairnb.semantics import load_clip
 from tests.finetune_run import run
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -77,6 +84,28 @@ def test_the_other_gradients_train_too(tmp_path, gradient):
     run(tmp_path, {"finetune.updates": 1, "finetune.gradient": gradient, "finetune.validate_every": 9})
     values = load_file(tmp_path / "patch.safetensors")
     assert sum(value.abs().sum() for name, value in values.items() if name.endswith(".values")) > 0
+
+
+def test_changed_images_are_pulled_to_the_picture_of_the_named_class(mini):
+    P = load_profile("smoke", {"device": "cpu"})
+    eyes = Eyes(load_detector(), load_classifier(P.guide), load_clip(P.clip))
+    adapter = BiasNeurons(mini.unet, {"conv_out.weight": torch.arange(200)})
+    run_ = Alignment(mini, adapter, eyes, {"gender": [0.5, 0.5]}, P.finetune, P.sampling, seed=0)
+    adapter.attach()
+    originals = run_.originals("pilot")
+    with torch.no_grad():
+        adapter.parameters()[0].add_(0.1)  # a trained adapter must not leak into the references
+    adapter.update()
+    pool, wanted = torch.tensor([2, 0, 1]), originals.classes[torch.tensor([2, 0, 1])].clone()
+    wanted[1] = 1 - wanted[1]
+    latents, _ = run_.references("pilot", originals, pool, wanted)
+    adapter.detach()
+    word = GENDER.words[int(wanted[1, 0])]
+    how = {"steps": P.sampling.steps, "guidance": P.sampling.guidance}
+    plain = sample(mini, "a photo of a pilot", noise(mini, "a photo of a pilot", [2, 1], 0), **how)
+    named = sample(mini, f"a photo of a {word} pilot", noise(mini, "a photo of a pilot", [0], 0), **how)
+    torch.testing.assert_close(latents[[0, 2]], plain, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(latents[[1]], named, rtol=1e-4, atol=1e-4)
 
 
 def test_a_diverging_run_stops_with_a_sentence(tmp_path):
