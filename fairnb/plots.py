@@ -224,7 +224,11 @@ def neuron_map(neurons: NeuronSet, unet: torch.nn.Module, *, title: str = "") ->
     number = table.neurons.unstack()
     share = share.loc[sorted(share.index, key=_block_order), [kind for kind in KINDS if kind in share]]
     number = number.reindex_like(share)
-    text = share.map("{:.2g} ‰".format) + "\n" + number.map("{:,.0f}".format)
+    text = (
+        share.map(lambda value: f"{value:.0f} ‰" if value >= 10 else f"{value:.2g} ‰")
+        + "\n"
+        + number.map("{:,.0f}".format)
+    )
     figure, axis = _figure(1.15 * share.shape[1] + 2.2, 0.5 * share.shape[0] + 1.4)
     colourbar = {"label": "neurons per 1000 weights"}
     sns.heatmap(share, annot=text, fmt="", cmap="YlGnBu", mask=share.isna(), vmin=0, ax=axis, cbar_kws=colourbar,

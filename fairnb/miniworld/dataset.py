@@ -28,11 +28,6 @@ class Portraits:
         """Images [len(rows), 3, 64, 64] in [-1, 1]."""
         return torch.from_numpy(self.pixels[rows]).permute(0, 3, 1, 2).float() / 127.5 - 1
 
-    def scenes(self) -> list[Scene]:
-        """The truth behind every picture."""
-        rows = self.table[list(Scene.__dataclass_fields__)].astype(object)
-        return [Scene(*row) for row in rows.where(rows.notna(), None).itertuples(index=False)]
-
     def boxes(self, rows: np.ndarray) -> np.ndarray:
         """Face boxes [len(rows), 4] in pixels."""
         return self.table.loc[rows, ["box_x0", "box_y0", "box_x1", "box_y1"]].to_numpy(np.float32)
