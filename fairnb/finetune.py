@@ -194,6 +194,7 @@ class Alignment:
             latents[rows], features[rows] = (values[pool[rows]] for values in originals.named[classes])
         return latents, features
 
+    @torch.no_grad()
     def named(self, occupation: str, classes: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
         """Latents and features of the whole pool, drawn with the base weights and the words of `classes` [A]. Always
         the whole: rounding depends on a batch's size, and a resumed run must see what an undisturbed one saw."""
