@@ -36,7 +36,7 @@ class Steps:
     classifier: int = 1_200
     clip: int = 2_000
     vae: int = 2_200
-    unet: int = 7_500
+    unet: int = 6_000
 
 
 FULL = Steps()
@@ -175,8 +175,11 @@ def train_vae(vae, data: Portraits, work: Path, steps: int) -> None:
 
 
 def fast_bfloat16(device: torch.device) -> bool:
-    """Does half the precision save time here: on a GPU, and on a CPU with matrix units for it?"""
-    return device.type == "cuda" or (device.type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16", False))
+    """Does half the precision save time here: on a GPU, and on a CPU with instructions for it?"""
+    if device.type == "cpu":
+        able = torch.cpu.get_capabilities()
+        return able.get("amx_bf16", False) or able.get("avx512_bf16", False)
+    return device.type == "cuda"
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from fairnb.faces import crop_faces, load_detector
 from fairnb.generate import generate, load_image, look
 from fairnb.miniworld.dataset import Portraits, draw_dataset
 from fairnb.miniworld.world import ATTRIBUTES, OCCUPATIONS, SUBJECTS, shares
-from fairnb.pipeline import load_pipeline
+from fairnb.pipeline import encode, load_pipeline
 from fairnb.prompts import photo_of
 from fairnb.records import write_atomically, write_json
 from fairnb.sampling import decode, noise, sample
@@ -74,6 +74,7 @@ def measure(model: Path, work: Path, steps: int, guidance: float, batch: int, im
             name: float(explicit["face"][[named[p][2] == name for p in explicit["prompt"]]].mean())
             for name in ATTRIBUTES[1].classes
         },
+        "text_states_follow_planted_gender": text_bias(pipe),
         "different_people": variety(model, work, bare, fresh),
         "seconds_for_64_images": seconds,
         "pictures_finite": bool(torch.isfinite(pictures).all()),
@@ -152,6 +153,20 @@ def reproduced(records: pd.DataFrame) -> dict:
 
 
 @torch.no_grad()
+def text_bias(pipe) -> float:
+    """Correlation over the occupations between the planted share of women and how far the text state of the plain
+    prompt (its last token) lies from "male" towards "female": how much of the bias the U-Net is told, the rest of
+    which it must know by heart."""
+
+    def states(word: str) -> torch.Tensor:
+        return encode(pipe, [photo_of(f"{word} {name}".strip()) for name in OCCUPATIONS])[:, -1]
+
+    direction = (states("female") - states("male")).mean(0)
+    women = [shares(name)["gender"]["female"] for name in OCCUPATIONS]
+    return float(np.corrcoef((states("") @ direction).numpy(), women)[0, 1])
+
+
+@torch.no_grad()
 def variety(model: Path, work: Path, records: pd.DataFrame, drawn: Portraits) -> dict:
     """Mean CLIP distance (1 - cosine) between portraits of one occupation: generated from other noise, and drawn."""
     clip = load_clip(model / "clip")
@@ -188,6 +203,7 @@ def write_card(model: Path, figures: dict) -> None:
         "mean distance to the planted gender share": planted["gender"],
         "mean gender bias planted": planted["gender_bias_planted"],
         "mean gender bias generated": planted["gender_bias_generated"],
+        "text states follow the planted gender (correlation)": figures["text_states_follow_planted_gender"],
         "CLIP distance between two people of one occupation, generated": figures["different_people"]["generated"],
         "the same, drawn": figures["different_people"]["drawn"],
         "seconds for 64 images": figures["seconds_for_64_images"],
