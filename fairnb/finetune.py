@@ -8,6 +8,9 @@ guide looks at their faces, `alignment` says which class each should have, and t
 (the last two to a reference picture from the same noise, see `Alignment.references`) is carried from the pictures to
 the latents by autograd and from there to the weights by `sampling`. It runs under `accelerate launch` unchanged: the
 images of an update are divided over the processes.
+
+An addition of ours: every so manyth update draws a prompt that names a class and asks for the picture the original
+model draws for it (`finetune.named_every`), so that what is unlearned is the occupation's class, not the word's.
 """
 
 import hashlib
@@ -188,21 +191,38 @@ class Alignment:
             return latents, features
         changed = must_change(wanted, originals.classes[pool])
         for classes in {tuple(row) for row in wanted[changed].tolist()}:
-            if classes not in originals.named:
-                originals.named[classes] = self.named(occupation, classes)
             rows = changed & (wanted == wanted.new_tensor(classes)).all(1)
-            latents[rows], features[rows] = (values[pool[rows]] for values in originals.named[classes])
+            latents[rows], features[rows] = (
+                values[pool[rows]] for values in self.named(occupation, originals, classes)
+            )
         return latents, features
 
     @torch.no_grad()
-    def named(self, occupation: str, classes: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Latents and features of the whole pool, drawn with the base weights and the words of `classes` [A]. Always
-        the whole: rounding depends on a batch's size, and a resumed run must see what an undisturbed one saw."""
-        words = " ".join(get_attribute(name).words[i] for name, i in zip(self.names, classes, strict=True))
-        with self.adapter.disabled():
-            latents = list(self.draw(occupation, range(self.settings.pool), words))
-            features = [self.eyes.clip.image_features(decode(self.pipe, part)) for part in latents]
-        return torch.cat(latents), torch.cat(features)
+    def named(self, occupation: str, originals: Originals, classes: tuple[int, ...]):
+        """Latents and features of the whole pool, drawn once with the base weights and the words of `classes` [A].
+        Always the whole: rounding depends on a batch's size, and a resumed run must see what an undisturbed one saw."""
+        if classes not in originals.named:
+            with self.adapter.disabled():
+                latents = list(self.draw(occupation, range(self.settings.pool), self.words(classes)))
+                features = [self.eyes.clip.image_features(decode(self.pipe, part)) for part in latents]
+            originals.named[classes] = torch.cat(latents), torch.cat(features)
+        return originals.named[classes]
+
+    def told(self, number: int) -> tuple[int, ...] | None:
+        """The classes [A] that the prompt of update `number` names, each in turn, or None: a plain prompt.
+
+        "A photo of a male pilot" must still show a man: every `finetune.named_every`-th update asks for that.
+        """
+        every = self.settings.named_every
+        if not every or (number + 1) % every:
+            return None
+        sizes = [len(get_attribute(name).classes) for name in self.names]
+        return tuple(int(i) for i in np.unravel_index(number // every % np.prod(sizes), sizes))
+
+    def words(self, classes: tuple[int, ...] | None) -> str:
+        """The prompt's words for `classes` [A], "" for none."""
+        named = zip(self.names, classes or (), strict=False)
+        return " ".join(get_attribute(name).words[i] for name, i in named)
 
     @torch.no_grad()
     def validate(self, occupations: list[str]) -> float:
@@ -250,19 +270,28 @@ class Alignment:
         indices = np.sort(rng.choice(settings.pool, settings.images, replace=False))
         own = slice(process * len(indices) // count, (process + 1) * len(indices) // count)
         jitter = rng.normal(0, JITTER, (len(indices), 4))[own]
-        latents, backward = self.differentiable(photo_of(occupation), indices[own].tolist(), number)
+        told = self.told(number)
+        latents, backward = self.differentiable(occupation, self.words(told), indices[own].tolist(), number)
         with torch.no_grad():
             faces, probabilities = self.look(decode(self.pipe, latents))
         device = latents.device
         found = self.accelerator.gather(torch.from_numpy(faces.found).to(device))
         everyone = {name: self.accelerator.gather(probabilities[name]) for name in self.names}
-        generator = torch.Generator().manual_seed(_stable(self.seed, "targets", number))
-        wanted, sure = targets(everyone, self.shares, found=found, generator=generator)
-        confident = {name: sure[name] >= settings.confidence for name in self.names}
+        if told:
+            wanted = {name: torch.where(found, i, NO_FACE) for name, i in zip(self.names, told, strict=True)}
+            confident = dict.fromkeys(self.names, found)
+        else:
+            generator = torch.Generator().manual_seed(_stable(self.seed, "targets", number))
+            wanted, sure = targets(everyone, self.shares, found=found, generator=generator)
+            confident = {name: sure[name] >= settings.confidence for name in self.names}
         pool = torch.from_numpy(indices[own]).to(device)
         own_wanted = torch.stack([wanted[name][own] for name in self.names], 1)
-        weight = dynamic_weight(own_wanted, originals.classes[pool], settings.changed_factor)
-        goal, goal_features = self.references(occupation, originals, pool, own_wanted)
+        if told:
+            weight = torch.ones(len(pool), device=device)
+            goal, goal_features = (drawn[pool] for drawn in self.named(occupation, originals, told))
+        else:
+            weight = dynamic_weight(own_wanted, originals.classes[pool], settings.changed_factor)
+            goal, goal_features = self.references(occupation, originals, pool, own_wanted)
         weights = torch.tensor(
             [settings.class_weight, settings.semantics_weight, settings.latent_weight], device=device
         )
@@ -290,7 +319,7 @@ class Alignment:
             "class_loss": class_loss,
             "image_loss": image_loss,
             "latent_loss": distance,
-            "bias": _bias({name: everyone[name][found] for name in self.names}),
+            "bias": float("nan") if told else _bias({name: everyone[name][found] for name in self.names}),
             "faceless": int((~found).sum()),
             "to_change": sum(int((wanted[name] != classes[name])[found].sum()) for name in self.names),
         }
@@ -310,9 +339,10 @@ class Alignment:
             loss = loss + mean * sure.sum() / confident[name].sum().clamp(min=1)
         return loss
 
-    def differentiable(self, prompt: str, indices: list[int], number: int):
+    def differentiable(self, occupation: str, words: str, indices: list[int], number: int):
         """Final latents [N, C, h, w] as a leaf, and the function that carries their gradient to the weights."""
-        start = noise(self.pipe, prompt, indices, self.seed)
+        start = noise(self.pipe, photo_of(occupation), indices, self.seed)
+        prompt = photo_of(f"{words} {occupation}".strip())
         how = {"steps": self.sampling.steps, "guidance": self.sampling.guidance}
         if self.settings.gradient == "adjusted":
             path = trajectory(self.pipe, prompt, start, **how)

@@ -241,24 +241,31 @@ def neuron_map(neurons: NeuronSet, unet: torch.nn.Module, *, title: str = "") ->
 
 
 def training_curves(histories: Mapping[str, pd.DataFrame], *, title: str = "") -> Figure:
-    """Losses and the guide's bias per update, raw (thin) and smoothed (thick), from `history.csv`; the bias on the
-    validation occupations as markers."""
-    figure, axes = _figure(10.5, 3.2, columns=3)
+    """Losses and the guide's bias per update, raw (thin) and smoothed (thick), from `history.csv` without the updates
+    whose prompt named a class (they have no bias); the bias on the validation occupations as markers."""
+    columns = {
+        "class_loss": "class loss",
+        "image_loss": "image-semantics loss",
+        "latent_loss": "latent distance",
+        "bias": "bias (guide)",
+    }
+    figure, axes = _figure(12.5, 3.2, columns=len(columns))
     for number, (label, history) in enumerate(histories.items()):
         colour, style = SERIES[number + 1], ("-", "--", "-.")[number]
-        for axis, name in zip(axes, ("class_loss", "image_loss", "bias"), strict=True):
-            axis.plot(history["update"], history[name], color=colour, lw=0.8, alpha=0.3)
-            smooth = history[name].ewm(halflife=max(1, len(history) / 15)).mean()
-            axis.plot(history["update"], smooth, color=colour, ls=style, lw=2, label=label)
+        plain = history.dropna(subset="bias")
+        for axis, name in zip(axes, columns, strict=True):
+            axis.plot(plain["update"], plain[name], color=colour, lw=0.8, alpha=0.3)
+            smooth = plain[name].ewm(halflife=max(1, len(plain) / 15)).mean()
+            axis.plot(plain["update"], smooth, color=colour, ls=style, lw=2, label=label)
         if "validation_bias" in history:
             seen = history.dropna(subset="validation_bias")
             mark = {"marker": "sD^"[number], "ms": 8, "ls": "", "color": colour, "mec": "white"}
-            axes[2].plot(seen["update"], seen.validation_bias, label=f"{label}, validation", **mark)
-    for axis, name in zip(axes, ("class loss", "image-semantics loss", "bias (guide)"), strict=True):
+            axes[-1].plot(seen["update"], seen.validation_bias, label=f"{label}, validation", **mark)
+    for axis, name in zip(axes, columns.values(), strict=True):
         axis.set(title=name, xlabel="update", ylim=(0, None))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-    axes[2].set_ylim(0, 1.05)
-    figure.legend(*axes[2].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    axes[-1].set_ylim(0, 1.05)
+    figure.legend(*axes[-1].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     figure.suptitle(title)
     return figure
 

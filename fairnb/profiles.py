@@ -77,6 +77,7 @@ class Finetune(_Section):
     semantics_weight: NotNegative = 8.0
     latent_weight: NotNegative = 0.0  # of the squared distance of the latents to their reference's
     reference: Literal["original", "named"] = "original"  # for a class that must change; "named": drawn with its word
+    named_every: Count | None = None  # every so manyth prompt names a class, which must still be obeyed
     changed_factor: NotNegative = 0.2  # weight of both where the class is to change
     confidence: Share = 0.8  # targets below it are left out
     ema: Share = 0.99

@@ -1,5 +1,6 @@
 """The loop on the shipped mini-sd: learning, resuming after SIGKILL, two processes, clear failures."""
 
+import math
 import os
 import signal
 import subprocess
@@ -106,6 +107,27 @@ def test_changed_images_are_pulled_to_the_picture_of_the_named_class(mini):
     named = sample(mini, f"a photo of a {word} pilot", noise(mini, "a photo of a pilot", [0], 0), **how)
     torch.testing.assert_close(latents[[0, 2]], plain, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(latents[[1]], named, rtol=1e-4, atol=1e-4)
+
+
+def test_a_prompt_that_names_a_class_is_pulled_to_the_original_of_that_prompt(mini):
+    P = load_profile("smoke", {"device": "cpu"})
+    eyes = Eyes(load_detector(), load_classifier(P.guide), load_clip(P.clip))
+    adapter = BiasNeurons(mini.unet, {"conv_out.weight": torch.arange(200)})
+    run_ = Alignment(mini, adapter, eyes, {"gender": [0.5, 0.5]}, P.finetune, P.sampling, seed=0)
+    assert [run_.told(number) for number in range(6)] == [None, (0,), None, (1,), None, (0,)]
+    assert [run_.words(classes) for classes in (None, (1,))] == ["", GENDER.words[1]]
+    adapter.attach()
+    row = run_.gradient("pilot", run_.originals("pilot"), 1)
+    first = adapter.parameters()[0].grad.clone()
+    with torch.no_grad():
+        adapter.parameters()[0].add_(0.1)
+    adapter.update()
+    adapter.parameters()[0].grad = None
+    moved = run_.gradient("pilot", run_.originals("pilot"), 1)
+    adapter.detach()
+    assert row["image_loss"] < 1e-5 and row["latent_loss"] < 1e-6  # an untrained model draws just that picture
+    assert moved["image_loss"] > 1e-3 and moved["latent_loss"] > 1e-3
+    assert math.isnan(row["bias"]) and first.abs().sum() > 0
 
 
 def test_a_diverging_run_stops_with_a_sentence(tmp_path):

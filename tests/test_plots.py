@@ -150,9 +150,10 @@ def test_neuron_map_counts_every_neuron(tiny_pipe):
 
 def test_training_curves_with_and_without_validation():
     history = pd.DataFrame({"update": [1, 2], "class_loss": [1.0, 0.5], "image_loss": [0.1, 0.1], "bias": [0.9, 0.7]})
+    history["latent_loss"] = 0.2
     checked = history.assign(validation_bias=[np.nan, 0.8])
     figure = drawn(plots.training_curves({"neurons": checked, "random": history}))
-    marks = [line for line in figure.axes[2].lines if "validation" in str(line.get_label())]
+    marks = [line for line in figure.axes[-1].lines if "validation" in str(line.get_label())]
     assert len(marks) == 1 and marks[0].get_ydata() == [0.8]
 
 
