@@ -6,7 +6,7 @@ BIN     := .venv/bin
 READY   := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce notebook lab test lint bench mini-sd quality seeds check clean
+.PHONY: help env reproduce notebook lab test lint bench mini-sd quality seeds ship check clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -53,6 +53,11 @@ seeds: $(READY) ## repeat the main result with two more seeds and print the spre
 	  $(BIN)/fairnb run 03 05 06 07 --profile mini --set seed=$$seed --set name=mini-seed$$seed || exit 1; \
 	done
 	$(BIN)/fairnb spread outputs/mini outputs/mini-seed1 outputs/mini-seed2
+
+ship: $(READY) ## take the patch and the figure of outputs/mini into the repository
+	cp outputs/mini/finetune/neurons/patch.safetensors data/mini-sd/patches/gender.safetensors
+	$(BIN)/python -c "from PIL import Image; im = Image.open('outputs/mini/figures/before_after.png').convert('RGB'); \
+	  im.thumbnail((1200, 1200)); im.quantize(128).save('notebooks/before_after.png', optimize=True)"
 
 check: $(READY) ## is every package there and working?
 	$(BIN)/fairnb check

@@ -54,7 +54,8 @@ def draw_shard(number: int, folder: Path, seed: int) -> Path:
         rows.append({"caption": text, **asdict(scene)})
     pictures = np.stack(pictures)
     frame = pd.DataFrame(rows)
-    faces = find_faces(load_detector(), torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1)
+    images = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+    faces = find_faces(load_detector(), images, threshold=0.9)  # only clear ones teach the classifiers
     frame["face"], frame["face_probability"] = faces.found, faces.probability
     frame[["box_x0", "box_y0", "box_x1", "box_y1"]] = faces.boxes
     np.savez(pixels.with_suffix(".part.npz"), pixels=pictures)
