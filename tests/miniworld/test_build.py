@@ -8,6 +8,9 @@ from diffusers import StableDiffusionPipeline
 from fairnb.classifiers import load_classifier
 from fairnb.miniworld import build as building
 from fairnb.miniworld import dataset, loop
+from fairnb.miniworld.quality import text_bias
+from fairnb.profiles import root
+from fairnb.records import read_json
 from fairnb.semantics import load_clip
 
 
@@ -64,3 +67,8 @@ def test_the_whole_build_in_miniature(tmp_path, monkeypatch):
     kept = dataset.draw_dataset(tmp_path / "work" / "portraits", 120, building.SEED)
     assert (drawn.pixels == kept.pixels).all() and drawn.table.equals(kept.table)
     assert drawn.table["face"][drawn.table["kind"] != "subject"].mean() > 0.9
+
+
+def test_the_shipped_text_encoder_is_the_one_its_card_measured(mini):
+    measured = read_json(root() / "data/mini-sd/card.json")["text_states_follow_planted_gender"]
+    assert text_bias(mini) == pytest.approx(measured, abs=1e-3) and measured > 0.5
