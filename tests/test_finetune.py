@@ -87,11 +87,17 @@ def test_the_other_gradients_train_too(tmp_path, gradient):
     assert sum(value.abs().sum() for name, value in values.items() if name.endswith(".values")) > 0
 
 
-def test_changed_images_are_pulled_to_the_picture_of_the_named_class(mini):
+def gender_alignment(pipe):
+    """An alignment of the profile smoke on a few weights, not started."""
     P = load_profile("smoke", {"device": "cpu"})
     eyes = Eyes(load_detector(), load_classifier(P.guide), load_clip(P.clip))
-    adapter = BiasNeurons(mini.unet, {"conv_out.weight": torch.arange(200)})
-    run_ = Alignment(mini, adapter, eyes, {"gender": [0.5, 0.5]}, P.finetune, P.sampling, seed=0)
+    adapter = BiasNeurons(pipe.unet, {"conv_out.weight": torch.arange(200)})
+    return Alignment(pipe, adapter, eyes, {"gender": [0.5, 0.5]}, P.finetune, P.sampling, seed=0)
+
+
+def test_changed_images_are_pulled_to_the_picture_of_the_named_class(mini):
+    run_ = gender_alignment(mini)
+    adapter = run_.adapter
     adapter.attach()
     originals = run_.originals("pilot")
     with torch.no_grad():
@@ -102,7 +108,7 @@ def test_changed_images_are_pulled_to_the_picture_of_the_named_class(mini):
     latents, _ = run_.references("pilot", originals, pool, wanted)
     adapter.detach()
     word = GENDER.words[int(wanted[1, 0])]
-    how = {"steps": P.sampling.steps, "guidance": P.sampling.guidance}
+    how = {"steps": run_.sampling.steps, "guidance": run_.sampling.guidance}
     plain = sample(mini, "a photo of a pilot", noise(mini, "a photo of a pilot", [2, 1], 0), **how)
     named = sample(mini, f"a photo of a {word} pilot", noise(mini, "a photo of a pilot", [0], 0), **how)
     torch.testing.assert_close(latents[[0, 2]], plain, rtol=1e-4, atol=1e-4)
@@ -110,10 +116,8 @@ def test_changed_images_are_pulled_to_the_picture_of_the_named_class(mini):
 
 
 def test_a_prompt_that_names_a_class_is_pulled_to_the_original_of_that_prompt(mini):
-    P = load_profile("smoke", {"device": "cpu"})
-    eyes = Eyes(load_detector(), load_classifier(P.guide), load_clip(P.clip))
-    adapter = BiasNeurons(mini.unet, {"conv_out.weight": torch.arange(200)})
-    run_ = Alignment(mini, adapter, eyes, {"gender": [0.5, 0.5]}, P.finetune, P.sampling, seed=0)
+    run_ = gender_alignment(mini)
+    adapter = run_.adapter
     assert [run_.told(number) for number in range(6)] == [None, (0,), None, (1,), None, (0,)]
     assert [run_.words(classes) for classes in (None, (1,))] == ["", GENDER.words[1]]
     adapter.attach()

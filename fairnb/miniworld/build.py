@@ -135,9 +135,8 @@ def train_clip(clip: Clip, data: Portraits, work: Path, steps: int) -> None:
     """Contrastive training (Radford et al., 2021): pictures and captions that belong together attract.
 
     The captions are those the pictures were drawn for, silent where the bias lives. So mini-clip learns the bias as
-    CLIP did: the text states of "a photo of a pilot" lean towards those of "a photo of a male pilot". With captions
-    that name attributes at random they leaned less, and what was unlearned for one occupation helped others little.
-    Equal captions in a batch count as pairs, since they are.
+    CLIP did: the text states of "a photo of a pilot" lean towards those of "a photo of a male pilot" (how much, is in
+    the card). Equal captions in a batch count as pairs, since they are.
     """
     device = clip.mean.device
     captions = data.table["caption"].tolist()
