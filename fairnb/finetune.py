@@ -9,9 +9,8 @@ guide looks at their faces, `alignment` says which class each should have, and t
 the latents by autograd and from there to the weights by `sampling`. It runs under `accelerate launch` unchanged: the
 images of an update are divided over the processes.
 
-Two additions of ours: every so manyth update draws a prompt that names a class and asks for the picture the original
-model draws for it (`finetune.named_every`), so that what is unlearned is the occupation's class, not the word's; and
-occupations of one class and of the other take turns (`Alignment.groups`).
+An addition of ours: every so manyth update draws a prompt that names a class and asks for the picture the original
+model draws for it (`finetune.named_every`), so that what is unlearned is the occupation's class, not the word's.
 """
 
 import hashlib
@@ -80,7 +79,7 @@ class Alignment:
         return Accelerator()
 
     def train(self, train: list[str], validation: list[str], folder: str | Path, record: dict | None = None):
-        """Fine-tune on the occupations `train` (see `groups`); returns the history, a row an update.
+        """Fine-tune on the occupations `train`; returns the history, a row an update.
 
         Leaves in `folder`: `patch.safetensors` (the moving average of the weights where its validation bias was
         lowest), `history.csv` and, while it runs, `checkpoint.pt`, from which a killed run resumes with equal
@@ -95,15 +94,13 @@ class Alignment:
         optimizer = torch.optim.Adam(self.adapter.parameters(), settings.learning_rate)
         state = resume(folder / "checkpoint.pt", self.adapter, optimizer)
         self.adapter.attach()
-        groups = self.groups(train)
         numbers = range(state.update, settings.updates)
         progress = tqdm(numbers, "fine-tune", settings.updates, initial=state.update, mininterval=2, disable=not main)
         try:
             for number in progress:
                 if state.waited >= settings.patience:
                     break
-                group = groups[number % len(groups)]
-                occupation = in_turn(group, self.seed, number // len(groups))
+                occupation = in_turn(train, self.seed, number)
                 row = self.gradient(occupation, number)
                 if not np.isfinite(row["loss"]):
                     raise UserError(
@@ -172,22 +169,6 @@ class Alignment:
                     chosen = [indices[row] for row in rows.nonzero().flatten().tolist()]
                     latents[rows] = self.draw(occupation, chosen, self.words(classes))
         return latents, dynamic_weight(wanted, seen, self.settings.changed_factor)
-
-    def groups(self, occupations: list[str]) -> list[list[str]]:
-        """Occupations by the classes that the guide sees most in the original's pictures of them.
-
-        Updates take a group after the other: where most occupations lean to one class, as many updates for each would
-        mostly push away from it, and those that lean the other way, trained or not, lag behind.
-        """
-        groups = {}
-        with self.adapter.disabled():
-            for occupation in occupations:
-                faces, probabilities = self.look(self.draw(occupation, range(self.settings.images)))
-                found = torch.from_numpy(faces.found)
-                sums = [self.accelerator.reduce(probabilities[name][found].sum(0), "sum") for name in self.names]
-                most = tuple(int(classes.argmax()) for classes in sums)  # the same in every process
-                groups.setdefault(most, []).append(occupation)
-        return [groups[most] for most in sorted(groups)]
 
     def told(self, number: int) -> tuple[int, ...] | None:
         """The classes [A] that the prompt of update `number` names, or None: a plain prompt.
