@@ -14,8 +14,8 @@ model draws for it (`finetune.named_every`), so that what is unlearned is the oc
 """
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -62,8 +62,23 @@ class Eyes:
 
 
 @dataclass
+class Originals:
+    """What the unchanged model draws from each noise of a prompt's pool: latents [P, C, h, w], features [P, D] and
+    classes [P, A] of the aligned attributes (-1 without a face); `named` holds latents and features of the pool drawn
+    with the words of wanted classes in the prompt."""
+
+    latents: torch.Tensor
+    features: torch.Tensor
+    classes: torch.Tensor
+    named: dict[tuple[int, ...], tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+
+
+@dataclass
 class Alignment:
-    """One run: the model, its adapter and eyes, and the shares that each attribute's classes should get."""
+    """One run: the model, its adapter and eyes, and the shares that each attribute's classes should get.
+
+    `known` keeps the originals per occupation; runs that differ only in their adapter may share it.
+    """
 
     pipe: StableDiffusionPipeline
     adapter: BiasNeurons
@@ -72,6 +87,7 @@ class Alignment:
     settings: Finetune
     sampling: Sampling
     seed: int
+    known: dict[str, Originals] = field(default_factory=dict)
 
     @cached_property
     def accelerator(self) -> Accelerator:
@@ -100,8 +116,10 @@ class Alignment:
             for number in progress:
                 if state.waited >= settings.patience:
                     break
-                occupation = in_turn(train, self.seed, number)
-                row = self.gradient(occupation, number)
+                occupation = pick_occupation(train, self.seed, number)
+                if occupation not in self.known:
+                    self.known[occupation] = self.originals(occupation)
+                row = self.gradient(occupation, self.known[occupation], number)
                 if not np.isfinite(row["loss"]):
                     raise UserError(
                         f"the loss is {row['loss']} at update {number} ({occupation}): lower finetune.learning_rate "
@@ -147,31 +165,51 @@ class Alignment:
         }
 
     @torch.no_grad()
-    def references(self, occupation: str, indices: Sequence[int], wanted: torch.Tensor, told: tuple[int, ...] | None):
-        """Latents [N, C, h, w] of the pictures to which the noises `indices` [N] are pulled, and weights [N] of the
-        pull.
-
-        That is what the original model draws for the same prompt; or, with `finetune.reference` "named" and where the
-        class must change to `wanted` [N, A], what it draws from the same noise when the prompt names that class ("a
-        photo of a female pilot"): a whole face of that class, where cross-entropy alone is content with one at the
-        border. It is the face-realism loss of FFD with the model's own pictures for a bank.
-        """
+    def originals(self, occupation: str) -> Originals:
+        """Draw the whole pool of an occupation with the base weights, and keep what the eyes see of it."""
+        latents, features, classes = [], [], []
         with self.adapter.disabled():
-            latents = self.draw(occupation, indices, self.words(told))
-            if told:
-                return latents, torch.ones(len(latents), device=latents.device)
-            faces, probabilities = self.look(latents)
-            seen = torch.stack([_classes(probabilities[name], faces) for name in self.names], 1)
-            changed = must_change(wanted, seen)
-            if self.settings.reference == "named":
-                for classes in {tuple(row) for row in wanted[changed].tolist()}:
-                    rows = changed & (wanted == wanted.new_tensor(classes)).all(1)
-                    chosen = [indices[row] for row in rows.nonzero().flatten().tolist()]
-                    latents[rows] = self.draw(occupation, chosen, self.words(classes))
-        return latents, dynamic_weight(wanted, seen, self.settings.changed_factor)
+            for final in self.draw(occupation, range(self.settings.pool)):
+                images = decode(self.pipe, final)
+                faces, probabilities = self.look(images)
+                latents.append(final)
+                features.append(self.eyes.clip.image_features(images))
+                classes.append(torch.stack([_classes(probabilities[name], faces) for name in self.names], 1))
+        return Originals(torch.cat(latents), torch.cat(features), torch.cat(classes))
+
+    @torch.no_grad()
+    def references(self, occupation: str, originals: Originals, pool: torch.Tensor, wanted: torch.Tensor):
+        """Latents [N, C, h, w] and features [N, D] of the pictures to which the noises `pool` [N] are pulled.
+
+        That is the original, or, with `finetune.reference` "named" and where the class must change to `wanted` [N, A],
+        what the original model draws from the same noise when the prompt names that class ("a photo of a female
+        pilot"): a whole face of that class, where cross-entropy alone is content with one at the border. It is the
+        face-realism loss of FFD with the model's own pictures for a bank.
+        """
+        latents, features = originals.latents[pool], originals.features[pool]
+        if self.settings.reference == "original":
+            return latents, features
+        changed = must_change(wanted, originals.classes[pool])
+        for classes in {tuple(row) for row in wanted[changed].tolist()}:
+            rows = changed & (wanted == wanted.new_tensor(classes)).all(1)
+            latents[rows], features[rows] = (
+                values[pool[rows]] for values in self.named(occupation, originals, classes)
+            )
+        return latents, features
+
+    @torch.no_grad()
+    def named(self, occupation: str, originals: Originals, classes: tuple[int, ...]):
+        """Latents and features of the whole pool, drawn once with the base weights and the words of `classes` [A].
+        Always the whole: rounding depends on a batch's size, and a resumed run must see what an undisturbed one saw."""
+        if classes not in originals.named:
+            with self.adapter.disabled():
+                latents = list(self.draw(occupation, range(self.settings.pool), self.words(classes)))
+                features = [self.eyes.clip.image_features(decode(self.pipe, part)) for part in latents]
+            originals.named[classes] = torch.cat(latents), torch.cat(features)
+        return originals.named[classes]
 
     def told(self, number: int) -> tuple[int, ...] | None:
-        """The classes [A] that the prompt of update `number` names, or None: a plain prompt.
+        """The classes [A] that the prompt of update `number` names, each in turn, or None: a plain prompt.
 
         "A photo of a male pilot" must still show a man: every `finetune.named_every`-th update asks for that.
         """
@@ -179,20 +217,23 @@ class Alignment:
         if not every or (number + 1) % every:
             return None
         sizes = [len(get_attribute(name).classes) for name in self.names]
-        return in_turn(list(np.ndindex(*sizes)), self.seed, number // every)
+        return tuple(int(i) for i in np.unravel_index(number // every % np.prod(sizes), sizes))
 
     def words(self, classes: tuple[int, ...] | None) -> str:
         """The prompt's words for `classes` [A], "" for none."""
         named = zip(self.names, classes or (), strict=False)
         return " ".join(get_attribute(name).words[i] for name, i in named)
 
+    @torch.no_grad()
     def validate(self, occupations: list[str]) -> float:
         """Bias as the guide sees it, mean over the occupations (and over the aligned attributes)."""
         biases = []
         for occupation in occupations:
-            faces, probabilities = self.look(self.draw(occupation, range(self.settings.images)))
-            found = torch.from_numpy(faces.found)
-            biases.append(_bias({name: probabilities[name][found] for name in self.names}))
+            seen = []
+            for final in self.draw(occupation, range(self.settings.images)):
+                faces, probabilities = self.look(decode(self.pipe, final))
+                seen.append({name: probs[torch.from_numpy(faces.found)] for name, probs in probabilities.items()})
+            biases.append(_bias({name: torch.cat([part[name] for part in seen]) for name in self.names}))
         return float(np.mean(biases))
 
     @property
@@ -201,62 +242,67 @@ class Alignment:
         return [name for key in self.shares for name in ((key,) if isinstance(key, str) else key)]
 
     @torch.no_grad()
-    def draw(self, occupation: str, indices: Sequence[int], words: str = "") -> torch.Tensor:
-        """Final latents [N, C, h, w] of an occupation's noises `indices`; with `words` the prompt names a class, and
-        the noises stay those of the plain prompt."""
-        prompt = photo_of(f"{words} {occupation}".strip())
-        start = noise(self.pipe, photo_of(occupation), indices, self.seed)
-        how = {"steps": self.sampling.steps, "guidance": self.sampling.guidance}
-        return torch.cat([sample(self.pipe, prompt, part, **how) for part in start.split(self.sampling.batch)])
+    def draw(self, occupation: str, indices: Sequence[int], words: str = "") -> Iterator[torch.Tensor]:
+        """Final latents [n, C, h, w] of an occupation's noises `indices`, a batch at a time; with `words` the prompt
+        names a class, and the noises stay those of the plain prompt."""
+        prompt, batch = photo_of(f"{words} {occupation}".strip()), self.sampling.batch
+        for start in range(0, len(indices), batch):
+            latents = noise(self.pipe, photo_of(occupation), list(indices[start : start + batch]), self.seed)
+            yield sample(self.pipe, prompt, latents, steps=self.sampling.steps, guidance=self.sampling.guidance)
 
-    @torch.no_grad()
-    def look(self, latents: torch.Tensor) -> tuple[Faces, dict[str, torch.Tensor]]:
-        """Faces in the pictures of latents [N, C, h, w], and the guide's probabilities [N, K] of every aligned
-        attribute (uniform where there is no face)."""
-        faces, seen = [], []
-        for part in latents.split(self.sampling.batch):
-            images = decode(self.pipe, part)
-            faces.append(find_faces(self.eyes.detector, images))
-            rows = np.flatnonzero(faces[-1].found)
-            crops = crop_faces(images[rows], faces[-1].boxes[rows], self.eyes.guide.size)
-            seen.append(self.eyes.guide.probabilities(crops))
-        faces = Faces(*map(np.concatenate, zip(*map(astuple, faces), strict=True)))
+    def look(self, images: torch.Tensor) -> tuple[Faces, dict[str, torch.Tensor]]:
+        """Faces of images [N, 3, H, W] and the guide's probabilities [N, K] of every aligned attribute (uniform
+        where there is no face)."""
+        faces = find_faces(self.eyes.detector, images)
+        rows = np.flatnonzero(faces.found)
+        found = self.eyes.guide.probabilities(crop_faces(images[rows], faces.boxes[rows], self.eyes.guide.size))
         probabilities = {}
         for name in self.names:
-            found = torch.cat([part[name] for part in seen])
-            probabilities[name] = torch.full((len(latents), found.shape[1]), 1 / found.shape[1], device=found.device)
-            probabilities[name][torch.from_numpy(faces.found)] = found
+            count = len(self.eyes.guide.classes[name])
+            probabilities[name] = torch.full((len(images), count), 1 / count, device=images.device)
+            probabilities[name][rows] = found[name]
         return faces, probabilities
 
-    def gradient(self, occupation: str, number: int) -> dict[str, float]:
+    def gradient(self, occupation: str, originals: Originals, number: int) -> dict[str, float]:
         """Put the gradient of update `number` into the adapter's parameters; returns its losses, bias and counts."""
         settings, process, count = self.settings, self.accelerator.process_index, self.accelerator.num_processes
-        rng = np.random.default_rng(_stable(self.seed, "jitter", number))
-        own = slice(process * settings.images // count, (process + 1) * settings.images // count)
-        indices = range(number * settings.images, (number + 1) * settings.images)[own]  # no noise comes twice
-        jitter = rng.normal(0, JITTER, (settings.images, 4))[own]
+        rng = np.random.default_rng(_stable(self.seed, "images", number))
+        indices = np.sort(rng.choice(settings.pool, settings.images, replace=False))
+        own = slice(process * len(indices) // count, (process + 1) * len(indices) // count)
+        jitter = rng.normal(0, JITTER, (len(indices), 4))[own]
         told = self.told(number)
-        latents, backward = self.differentiable(occupation, self.words(told), indices, number)
-        faces, probabilities = self.look(latents)
+        latents, backward = self.differentiable(occupation, self.words(told), indices[own].tolist(), number)
+        with torch.no_grad():
+            faces, probabilities = self.look(decode(self.pipe, latents))
         device = latents.device
         found = self.accelerator.gather(torch.from_numpy(faces.found).to(device))
         everyone = {name: self.accelerator.gather(probabilities[name]) for name in self.names}
-        wanted, confident = self.wishes(everyone, found, told, number)
+        if told:
+            wanted = {name: torch.where(found, i, NO_FACE) for name, i in zip(self.names, told, strict=True)}
+            confident = dict.fromkeys(self.names, found)
+        else:
+            generator = torch.Generator().manual_seed(_stable(self.seed, "targets", number))
+            wanted, sure = targets(everyone, self.shares, found=found, generator=generator)
+            confident = {name: sure[name] >= settings.confidence for name in self.names}
+        pool = torch.from_numpy(indices[own]).to(device)
         own_wanted = torch.stack([wanted[name][own] for name in self.names], 1)
-        goal, weight = self.references(occupation, indices, own_wanted, told)
+        if told:
+            weight = torch.ones(len(pool), device=device)
+            goal, goal_features = (drawn[pool] for drawn in self.named(occupation, originals, told))
+        else:
+            weight = dynamic_weight(own_wanted, originals.classes[pool], settings.changed_factor)
+            goal, goal_features = self.references(occupation, originals, pool, own_wanted)
         weights = torch.tensor(
             [settings.class_weight, settings.semantics_weight, settings.latent_weight], device=device
         )
         losses = torch.zeros(3, device=device)
-        for start in range(0, len(indices), settings.part):
+        for start in range(0, len(pool), settings.part):
             rows = slice(start, start + settings.part)
             images = decode(self.pipe, latents[rows])
-            with torch.no_grad():
-                goal_features = self.eyes.clip.image_features(decode(self.pipe, goal[rows]))
             features = self.eyes.clip.image_features(images)
-            share = len(images) / settings.images
+            share = len(images) / len(indices)
             class_loss = self.class_loss(images, faces, jitter, rows, own, wanted, confident)
-            image_loss = semantics_loss(features, goal_features, weight[rows]) * share
+            image_loss = semantics_loss(features, goal_features[rows], weight[rows]) * share
             distance = latent_loss(latents[rows], goal[rows], weight[rows]) * share
             three = torch.stack([class_loss, image_loss, distance])
             (weights @ three).backward()
@@ -278,15 +324,6 @@ class Alignment:
             "to_change": sum(int((wanted[name] != classes[name])[found].sum()) for name in self.names),
         }
 
-    def wishes(self, probabilities, found: torch.Tensor, told: tuple[int, ...] | None, number: int):
-        """Per attribute, the class [N] that each image should get, and whether [N] that is sure enough to be asked."""
-        if told:
-            wanted = {name: torch.where(found, i, NO_FACE) for name, i in zip(self.names, told, strict=True)}
-            return wanted, dict.fromkeys(self.names, found)
-        generator = torch.Generator().manual_seed(_stable(self.seed, "targets", number))
-        wanted, sure = targets(probabilities, self.shares, found=found, generator=generator)
-        return wanted, {name: sure[name] >= self.settings.confidence for name in self.names}
-
     def class_loss(self, images, faces: Faces, jitter, rows: slice, own: slice, wanted, confident) -> torch.Tensor:
         """This part's share of the mean cross-entropy over all confident images of the update."""
         with_face = np.flatnonzero(faces.found[rows])
@@ -302,7 +339,7 @@ class Alignment:
             loss = loss + mean * sure.sum() / confident[name].sum().clamp(min=1)
         return loss
 
-    def differentiable(self, occupation: str, words: str, indices: Sequence[int], number: int):
+    def differentiable(self, occupation: str, words: str, indices: list[int], number: int):
         """Final latents [N, C, h, w] as a leaf, and the function that carries their gradient to the weights."""
         start = noise(self.pipe, photo_of(occupation), indices, self.seed)
         prompt = photo_of(f"{words} {occupation}".strip())
@@ -333,11 +370,11 @@ class Alignment:
         ).backward(gradient)
 
 
-def in_turn(choices: Sequence, seed: int, number: int):
-    """The choice of turn `number`: each once a round, every round in another order."""
-    round_, place = divmod(number, len(choices))
-    order = np.random.default_rng(_stable(seed, "order", round_)).permutation(len(choices))
-    return choices[order[place]]
+def pick_occupation(occupations: list[str], seed: int, number: int) -> str:
+    """The occupation of update `number`: each once a round, every round in another order."""
+    round_, place = divmod(number, len(occupations))
+    order = np.random.default_rng(_stable(seed, "order", round_)).permutation(len(occupations))
+    return occupations[order[place]]
 
 
 def _stable(*parts: object) -> int:

@@ -66,8 +66,9 @@ class Finetune(_Section):
     """Notebook 05."""
 
     updates: Count = 60
-    images: Count = 24  # per update, all of one prompt, from noises that no other update sees
+    images: Count = 24  # per update, all of one prompt
     part: Count = 8  # images per gradient pass: memory, not result
+    pool: Count = 24  # different noises per prompt
     learning_rate: Positive = 1e-3
     gradient: Literal["adjusted", "last", "full"] = "adjusted"
     gradient_steps: Count = 3  # denoising steps used per gradient ("full" uses all)
@@ -90,6 +91,8 @@ class Finetune(_Section):
             raise ValueError(f"part ({self.part}) is larger than images ({self.images})")
         if self.gradient_first is not None and self.gradient_steps > self.gradient_first:
             raise ValueError(f"gradient_steps ({self.gradient_steps}) exceeds gradient_first ({self.gradient_first})")
+        if self.pool < self.images:
+            raise ValueError(f"pool ({self.pool}) is smaller than images ({self.images})")
         return self
 
 

@@ -70,6 +70,7 @@ def test_paths_start_at_the_repository_and_hub_ids_stay(tmp_path: Path) -> None:
         ("finetune.learning_rate", "fast", "valid number"),
         ("finetune.learning_rate", float("nan"), "finite"),
         ("finetune.gradient", "best", "'adjusted', 'last' or 'full'"),
+        ("finetune.pool", 3, "smaller than images"),
         ("finetune.part", 300, "larger than images"),
         ("finetune.gradient_steps", 99, "exceeds sampling.steps"),
         ("finetune.gradient_first", 2, "exceeds gradient_first"),
