@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -33,10 +34,12 @@ class BiasNeurons:
         ...backward on the U-Net...; optimizer.step(); adapter.update(); optimizer.zero_grad()
         adapter.detach()
 
+    The change acts in the steps whose timestep is at least `acts_from` (0: in all, as published). Early steps decide
+    who is in the picture; the later ones, left to the base weights, draw that person as sharply as ever.
     `UserError` when there is no neuron, or one is not in the U-Net.
     """
 
-    def __init__(self, unet: torch.nn.Module, neurons: NeuronSet):
+    def __init__(self, unet: torch.nn.Module, neurons: NeuronSet, acts_from: int = 0):
         if not count(neurons):
             raise UserError("there are no neurons to change: raise k or lower the frequency when locating them")
         weights = dict(unet.named_parameters())
@@ -44,7 +47,10 @@ class BiasNeurons:
             if name not in weights or not 0 <= indices.min() <= indices.max() < weights[name].numel():
                 raise UserError(f"neurons of '{name}' do not fit this U-Net: locate them again on this model")
         self.base_fingerprint = fingerprint(unet)
+        self.acts_from = acts_from
         self.metadata: dict = {}
+        self._unet = unet
+        self._limits = WeakKeyDictionary()  # U-Net -> the hooks that keep the change out of its late steps
         self._weights = {name: weights[name] for name in neurons}
         self._indices = {name: indices.to(weights[name].device) for name, indices in neurons.items()}
         self._base = {name: weights[name].detach().take(indices) for name, indices in self._indices.items()}
@@ -68,12 +74,12 @@ class BiasNeurons:
 
     def update(self) -> None:
         """Write base + delta into the U-Net; call it after every step of the optimiser."""
-        self._write(self._weights, 1.0)
+        self._set(self._unet, 1.0)
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
         """The base weights, bitwise, while it lasts; then base + delta again."""
-        self._write(self._weights, 0.0)
+        self._set(self._unet, 0.0)
         try:
             yield
         finally:
@@ -86,19 +92,24 @@ class BiasNeurons:
         self._hooks = []
         for weight in self._weights.values():
             weight.requires_grad_(False)
-        self._write(self._weights, 0.0)
+        self._set(self._unet, 0.0)
 
     def apply(self, pipe: StableDiffusionPipeline, strength: float = 1.0) -> None:
         """Set the weights to base + strength * delta, whatever strength was applied before; 0 is bitwise the base."""
-        self._write(self._of(pipe), strength)
+        self._set(pipe.unet, strength)
 
     def remove(self, pipe: StableDiffusionPipeline) -> None:
         """The base weights again, bitwise."""
         self.apply(pipe, 0.0)
 
     def merge(self, pipe: StableDiffusionPipeline) -> None:
-        """Make the change part of the model: afterwards the debiased weights are the base and the delta is zero."""
-        weights = self._of(pipe)
+        """Make the change part of the model: afterwards the debiased weights are the base and the delta is zero.
+
+        `UserError` for a change that acts in early steps only: weights alone cannot say when.
+        """
+        if self.acts_from:
+            raise UserError(f"a change that acts from timestep {self.acts_from} on cannot be merged: apply it instead")
+        weights = self._of(pipe.unet)
         self._write(weights, 1.0)
         with torch.no_grad():
             for name, delta in self._deltas.items():
@@ -115,15 +126,45 @@ class BiasNeurons:
         for name, delta in self._deltas.items():
             tensors[f"{name}.indices"] = self._indices[name].to("cpu", torch.int32)
             tensors[f"{name}.values"] = delta.detach().cpu().contiguous()
-        header = {"kind": KIND, "base": self.base_fingerprint, "record": json.dumps(metadata)}
+        header = {
+            "kind": KIND,
+            "base": self.base_fingerprint,
+            "acts_from": str(self.acts_from),
+            "record": json.dumps(metadata),
+        }
         write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=header))
 
-    def _of(self, pipe: StableDiffusionPipeline) -> dict[str, torch.Tensor]:
-        weights = dict(pipe.unet.named_parameters())
+    def _of(self, unet: torch.nn.Module) -> dict[str, torch.Tensor]:
+        weights = dict(unet.named_parameters())
         for name, own in self._weights.items():
             if name not in weights or weights[name].shape != own.shape:
                 raise UserError(f"these bias neurons were made for another model ('{name}' differs): use that model")
         return {name: weights[name] for name in self._weights}
+
+    def _set(self, unet: torch.nn.Module, strength: float) -> None:
+        """Write the weights and, with `acts_from`, hook the U-Net to run its late steps with the base weights."""
+        weights = self._of(unet)
+        self._write(weights, strength)
+        for hook in self._limits.pop(unet, ()):
+            hook.remove()
+        if not (strength and self.acts_from):
+            return
+
+        def late(args: tuple, kwargs: dict) -> bool:
+            return bool(torch.as_tensor(args[1] if len(args) > 1 else kwargs["timestep"]).max() < self.acts_from)
+
+        def before(_module, args, kwargs) -> None:
+            if late(args, kwargs):
+                self._write(weights, 0.0)
+
+        def after(_module, args, kwargs, _output) -> None:
+            if late(args, kwargs):
+                self._write(weights, strength)
+
+        self._limits[unet] = (
+            unet.register_forward_pre_hook(before, with_kwargs=True),
+            unet.register_forward_hook(after, with_kwargs=True, always_call=True),
+        )
 
     @torch.no_grad()
     def _write(self, weights: dict[str, torch.Tensor], strength: float) -> None:
@@ -161,7 +202,8 @@ def load_patch(path: str | Path, pipe: StableDiffusionPipeline) -> BiasNeurons:
     if header["base"] != fingerprint(pipe.unet):
         raise UserError(f"patch {path} was made for other base weights: load that model, without another patch on it")
     names = [key.removesuffix(".indices") for key in tensors if key.endswith(".indices")]
-    adapter = BiasNeurons(pipe.unet, {name: tensors[f"{name}.indices"].long() for name in names})
+    neurons = {name: tensors[f"{name}.indices"].long() for name in names}
+    adapter = BiasNeurons(pipe.unet, neurons, int(header.get("acts_from", 0)))
     with torch.no_grad():
         for name, delta in adapter._deltas.items():
             delta.copy_(tensors[f"{name}.values"])

@@ -9,8 +9,9 @@ guide looks at their faces, `alignment` says which class each should have, and t
 the latents by autograd and from there to the weights by `sampling`. It runs under `accelerate launch` unchanged: the
 images of an update are divided over the processes.
 
-An addition of ours: every so manyth update draws a prompt that names a class and asks for the picture the original
-model draws for it (`finetune.named_every`), so that what is unlearned is the occupation's class, not the word's.
+Two additions of ours: every so manyth update draws a prompt that names a class and asks for the picture the original
+model draws for it (`finetune.named_every`), so that what is unlearned is the occupation's class, not the word's; and
+the change may act in early steps only (`finetune.acts_from`), so that late ones draw no face between two classes.
 """
 
 import hashlib
@@ -355,7 +356,7 @@ class Alignment:
                     gradient,
                     guidance=self.sampling.guidance,
                     steps_used=self.settings.gradient_steps,
-                    first=self.settings.gradient_first,
+                    first=int((path.timesteps >= self.adapter.acts_from).sum()),
                     generator=generator,
                     part=self.settings.part,
                 )

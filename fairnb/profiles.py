@@ -34,6 +34,7 @@ NotNegative = Annotated[Real, Field(ge=0)]
 Share = Annotated[Real, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0)]
+Timestep = Annotated[int, Field(ge=0, lt=1000)]
 
 
 class _Section(BaseModel):
@@ -59,7 +60,7 @@ class Locate(_Section):
 
     k: Share = 0.06
     frequency: Share = 0.65  # of the occupations that must have kept a weight
-    timestep: Count = 699
+    timestep: Timestep = 699
 
 
 class Finetune(_Section):
@@ -72,7 +73,7 @@ class Finetune(_Section):
     learning_rate: Positive = 1e-3
     gradient: Literal["adjusted", "last", "full"] = "adjusted"
     gradient_steps: Count = 3  # denoising steps used per gradient ("full" uses all)
-    gradient_first: Count | None = None  # "adjusted": draw them from the first so many steps, where a person is decided
+    acts_from: Timestep = 0  # the change is trained and acts in steps of at least this timestep; 0: in all
     class_weight: NotNegative = 1.0
     semantics_weight: NotNegative = 8.0
     latent_weight: NotNegative = 0.0  # of the squared distance of the latents to their reference's
@@ -89,8 +90,10 @@ class Finetune(_Section):
     def _fits(self) -> "Finetune":
         if self.part > self.images:
             raise ValueError(f"part ({self.part}) is larger than images ({self.images})")
-        if self.gradient_first is not None and self.gradient_steps > self.gradient_first:
-            raise ValueError(f"gradient_steps ({self.gradient_steps}) exceeds gradient_first ({self.gradient_first})")
+        if self.acts_from and self.gradient != "adjusted":
+            raise ValueError(
+                f"acts_from ({self.acts_from}) needs gradient: adjusted, since '{self.gradient}' uses the late steps"
+            )
         if self.pool < self.images:
             raise ValueError(f"pool ({self.pool}) is smaller than images ({self.images})")
         return self

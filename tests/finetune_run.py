@@ -25,9 +25,8 @@ def run(folder: Path, overrides: dict) -> None:
     pipe = load_pipeline(profile.model, device="cpu")
     neurons = {"mid_block.resnets.0.conv1.weight": torch.arange(0, 60_000, 100), "conv_out.weight": torch.arange(200)}
     eyes = Eyes(load_detector(), load_classifier(profile.guide), load_clip(profile.clip))
-    alignment = Alignment(
-        pipe, BiasNeurons(pipe.unet, neurons), eyes, {"gender": [0.5, 0.5]}, profile.finetune, profile.sampling, seed=0
-    )
+    adapter = BiasNeurons(pipe.unet, neurons, profile.finetune.acts_from)
+    alignment = Alignment(pipe, adapter, eyes, {"gender": [0.5, 0.5]}, profile.finetune, profile.sampling, seed=0)
     alignment.train(["chef", "nurse"], ["waiter"], folder)
 
 

@@ -39,8 +39,8 @@ def backward(unet, step):
         unet(latents, 500, encoder_hidden_states=states).sample.square().mean().backward()
 
 
-def trained(pipe, steps=3):
-    adapter = BiasNeurons(pipe.unet, some_neurons(pipe.unet))
+def trained(pipe, steps=3, acts_from=0):
+    adapter = BiasNeurons(pipe.unet, some_neurons(pipe.unet), acts_from)
     adapter.attach()
     optimizer = OPTIMIZERS["adam"](adapter.parameters())
     for step in range(steps):
@@ -147,6 +147,40 @@ def test_merge_makes_the_change_the_base(tiny_pipe):
     assert same(state(pipe), full)
     adapter.remove(pipe)
     assert same(state(pipe), full)
+
+
+def test_late_steps_keep_the_base_weights(tiny_pipe, tmp_path):
+    pipe, everywhere = tiny_pipe(), trained(tiny_pipe())
+    early = trained(pipe, acts_from=500)
+    early.save(tmp_path / "early.safetensors", {})
+    latents, states = torch.randn(2, 4, 8, 8), torch.randn(2, 5, 32)
+
+    @torch.no_grad()
+    def predictions():
+        calls = [((latents, t), {}) for t in (499, torch.tensor(500))] + [((latents,), {"timestep": 499})]
+        return [pipe.unet(*args, encoder_hidden_states=states, **kwargs).sample for args, kwargs in calls]
+
+    base = predictions()
+    everywhere.apply(pipe)
+    changed, full = predictions(), state(pipe)
+    everywhere.remove(pipe)
+    for adapter in (early, load_patch(tmp_path / "early.safetensors", pipe)):
+        adapter.apply(pipe)
+        seen = predictions()
+        assert torch.equal(seen[0], base[0]) and torch.equal(seen[1], changed[1]) and torch.equal(seen[2], base[2])
+        with pytest.raises(RuntimeError):  # a step that fails leaves the change in place
+            pipe.unet(latents, 499, encoder_hidden_states=states[..., :3])
+        assert same(state(pipe), full)
+        with pytest.raises(UserError, match="acts from timestep 500 on cannot be merged"):
+            adapter.merge(pipe)
+        adapter.remove(pipe)
+        assert torch.equal(predictions()[1], base[1])
+    early.attach()
+    with early.disabled():
+        assert all(torch.equal(one, two) for one, two in zip(predictions(), base, strict=True))
+    assert torch.equal(predictions()[1], changed[1])
+    early.detach()
+    assert all(torch.equal(one, two) for one, two in zip(predictions(), base, strict=True))
 
 
 def test_patch_file_round_trip(tiny_pipe, tmp_path):

@@ -82,7 +82,13 @@ def test_two_processes_give_what_one_gives(whole, tmp_path):
 
 @pytest.mark.parametrize("gradient", ["last", "full"])
 def test_the_other_gradients_train_too(tmp_path, gradient):
-    run(tmp_path, {"finetune.updates": 1, "finetune.gradient": gradient, "finetune.validate_every": 9})
+    changes = {
+        "finetune.updates": 1,
+        "finetune.gradient": gradient,
+        "finetune.acts_from": 0,
+        "finetune.validate_every": 9,
+    }
+    run(tmp_path, changes)
     values = load_file(tmp_path / "patch.safetensors")
     assert sum(value.abs().sum() for name, value in values.items() if name.endswith(".values")) > 0
 

@@ -73,7 +73,7 @@ def test_paths_start_at_the_repository_and_hub_ids_stay(tmp_path: Path) -> None:
         ("finetune.pool", 3, "smaller than images"),
         ("finetune.part", 300, "larger than images"),
         ("finetune.gradient_steps", 99, "exceeds sampling.steps"),
-        ("finetune.gradient_first", 2, "exceeds gradient_first"),
+        ("finetune", {"acts_from": 500, "gradient": "full"}, "acts_from .500. needs gradient: adjusted"),
         ("locate.k", 2, "less than 1"),
         ("attribute", "hair", "unknown attribute 'hair'"),
         ("attribute", "age", "not among attributes"),
