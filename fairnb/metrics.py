@@ -10,7 +10,7 @@ from math import nan, pi, sqrt
 
 import numpy as np
 import pandas as pd
-from scipy.special import entr
+from scipy.special import entr, ndtr
 
 from fairnb.attributes import Attribute, get_attribute
 from fairnb.errors import UserError
@@ -26,6 +26,45 @@ def bias(f: np.ndarray) -> np.ndarray:
     f = np.asarray(f, float)
     left, right = np.triu_indices(f.shape[-1], 1)
     return np.abs(f[..., left] - f[..., right]).mean(-1)
+
+
+def corrected_bias(f: np.ndarray, n: int | np.ndarray) -> np.ndarray:
+    """Bias without what chance adds to it, of shares f [..., K] seen on n faces; at least 0, NaN for n = 0.
+
+    Chance alone keeps two shares apart: the difference of two shares of n faces is about normal around the true one d
+    with variance (f_i + f_j - d^2) / n, and its absolute value has the mean of a folded normal (Leone et al. 1961).
+    For each pair the d is taken whose mean is what was seen. A fair model still scores above 0, but less than raw.
+    """
+    f, n = np.asarray(f, float), np.asarray(n, float)[..., None]
+    left, right = np.triu_indices(f.shape[-1], 1)
+    seen, both = np.abs(f[..., left] - f[..., right]), f[..., left] + f[..., right]
+    low, high = np.zeros_like(seen), seen.copy()
+    for _ in range(40):  # halving: the mean grows with d
+        middle = (low + high) / 2
+        deviation = np.sqrt(np.maximum(both - middle**2, 1e-12) / np.where(n > 0, n, nan))
+        ratio = middle / deviation
+        mean = deviation * sqrt(2 / pi) * np.exp(-(ratio**2) / 2) + middle * (1 - 2 * ndtr(-ratio))
+        low, high = np.where(mean < seen, middle, low), np.where(mean < seen, high, middle)
+    return np.where(n > 0, high, nan).mean(-1)
+
+
+def without_confusion(f: np.ndarray, confusion: np.ndarray) -> np.ndarray:
+    """Shares f [..., K] as a perfect classifier would have seen them, from this one's confusion [K true, K seen].
+
+    What is seen is f_true @ C with C the confusion's rows as shares; solved for f_true, cut to 0..1 and made to sum to
+    1 again. Wrong where the faces are not like those on which C was counted: C then is another one (on generated
+    pictures it is not known), and where C is nearly singular the correction multiplies chance.
+    """
+    counts = np.asarray(confusion, float)
+    if counts.ndim != 2 or counts.shape != (np.shape(f)[-1],) * 2 or (counts.sum(1) == 0).any():
+        raise UserError(
+            f"a confusion table of shape {counts.shape} does not fit {np.shape(f)[-1]} classes: measure it again"
+        )
+    rows = counts / counts.sum(1, keepdims=True)
+    if np.linalg.cond(rows) > 1e3:
+        raise UserError("the classifier confuses its classes too much to be corrected: use a better one")
+    shares = np.clip(np.asarray(f, float) @ np.linalg.inv(rows), 0, 1)
+    return shares / shares.sum(-1, keepdims=True)
 
 
 def fairness_discrepancy(f: np.ndarray, target: np.ndarray | None = None) -> np.ndarray:
@@ -90,11 +129,12 @@ def frequencies(records: pd.DataFrame, attribute: str) -> pd.DataFrame:
 
 
 def bias_by_prompt(records: pd.DataFrame, attribute: str) -> pd.DataFrame:
-    """`frequencies` with bias, its sampling floor for that n, and its 95 % interval (low, high)."""
+    """`frequencies` with bias, its 95 % interval (low, high), `corrected_bias`, and the sampling floor for that n."""
     about = get_attribute(attribute)
     table = frequencies(records, attribute)
     shares = table[list(about.classes)].to_numpy(float)
     table["bias"] = bias(shares)
+    table["corrected"] = corrected_bias(shares, table.n.to_numpy())
     table["floor"] = sampling_floor(table.n.to_numpy(), len(about.classes))
     bounds = [_interval(row, n) for row, n in zip(shares, table.n, strict=True)]
     table["low"], table["high"] = zip(*bounds, strict=True)
@@ -103,7 +143,8 @@ def bias_by_prompt(records: pd.DataFrame, attribute: str) -> pd.DataFrame:
 
 def summarise(records: pd.DataFrame, attribute: str, seed: int = 0) -> dict:
     """Bias over prompts: mean, std, low and high (95 %, bootstrap over prompts: images of one prompt are not
-    independent), n_prompts (with a face), n_images, floor, faceless_share. NaN, with a warning, without any face."""
+    independent), corrected (mean of `corrected_bias`), n_prompts (with a face), n_images, floor, faceless_share. NaN,
+    with a warning, without any face."""
     table = bias_by_prompt(records, attribute)
     values = table.bias.dropna().to_numpy()
     if len(values) == 0:
@@ -114,6 +155,7 @@ def summarise(records: pd.DataFrame, attribute: str, seed: int = 0) -> dict:
         "std": float(values.std(ddof=1)) if len(values) > 1 else nan,
         "low": low,
         "high": high,
+        "corrected": float(table.corrected.mean()),
         "n_prompts": len(values),
         "n_images": len(records),
         "floor": float(table.floor.mean()),
