@@ -93,10 +93,15 @@ def save_image(image: torch.Tensor, path: str | Path) -> Path:
 
 
 def load_image(path: str | Path) -> torch.Tensor:
-    """One image [3, H, W] in [-1, 1]; grey and palette pictures become RGB. `UserError` names a damaged file."""
+    """One image [3, H, W] in [-1, 1]; grey, palette, CMYK and 16-bit pictures become RGB, of an animated one the first
+    is taken. `UserError` names a damaged file, and one too large to be opened safely."""
     try:
         with Image.open(path) as picture:
+            if picture.mode.startswith("I"):  # 16 bits a pixel: convert("RGB") would cut all above 255 off
+                picture = Image.fromarray((np.asarray(picture, np.float32) / 257).round().clip(0, 255).astype(np.uint8))
             array = np.array(picture.convert("RGB"), np.float32)
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{path} is too large to be opened safely ({error}): reduce it") from error
     except (UnidentifiedImageError, OSError, SyntaxError) as error:  # PIL calls a broken PNG a SyntaxError
         raise UserError(f"{path} is not a whole image: remove it or generate it again") from error
     return torch.from_numpy(array).permute(2, 0, 1) / 127.5 - 1

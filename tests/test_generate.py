@@ -220,6 +220,20 @@ def test_foreign_folders_and_odd_pictures(tmp_path: Path, judge: Classifier) -> 
     assert records.face.all()
 
 
+def test_deep_printed_animated_and_huge_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(np.full((32, 32), 200 * 257, np.uint16)).save(tmp_path / "deep.png")
+    Image.new("CMYK", (32, 32), (0, 0, 0, 55)).save(tmp_path / "print.jpg")
+    first, second = Image.new("L", (32, 32), 200), Image.new("L", (32, 32), 0)
+    first.save(tmp_path / "moving.gif", save_all=True, append_images=[second])
+    for name in ("deep.png", "print.jpg", "moving.gif"):
+        torch.testing.assert_close(
+            load_image(tmp_path / name), torch.full((3, 32, 32), 200 / 127.5 - 1), atol=0.02, rtol=0
+        )
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(UserError, match="deep.png is too large"):
+        load_image(tmp_path / "deep.png")
+
+
 @pytest.mark.parametrize(("name", "content"), [("notes.txt", b"hello"), ("empty.png", b""), ("cut.png", None)])
 def test_a_file_that_is_no_image_is_named(tmp_path: Path, judge: Classifier, name: str, content: bytes | None) -> None:
     good = tmp_path / "a.png"
