@@ -20,7 +20,18 @@ from fairnb.records import provenance, read_json, relative, write_atomically, wr
 PARAMETERS = ("profile", "overrides")
 MAIN_PATH = "0[0-7]_*.ipynb"
 HASHED = 64 * 2**20  # bytes; of a larger file size and time are compared instead of the content
-RUNNERS = ("__main__.py", "batch.py", "bench.py", "check.py", "cli.py")  # no notebook's result depends on them
+# No notebook's result depends on these.
+RUNNERS = (
+    "__main__.py",
+    "batch.py",
+    "bench.py",
+    "cards.py",
+    "check.py",
+    "cli.py",
+    "fullsize.py",
+    "options.py",
+    "practice.py",
+)
 NOT_ARTEFACTS = ("notebooks", "stamps", "report.html", "summary.json")
 
 
@@ -96,10 +107,10 @@ def made_from(path: Path, profile: Profile) -> dict:
     text = "\0".join(cell.source for cell in source.cells if cell.cell_type == "code")
     package = sorted(file for file in (root() / "fairnb").glob("*.py") if file.name not in RUNNERS)
     inputs = {}
-    for key in ("model", "prompts", "clip", "guide", "judge", "occupation_judge"):
-        if given := getattr(profile, key):
-            files = [Path(given), *sorted(Path(given).rglob("*"))]
-            inputs[key] = _hash("".join(_digest(file) for file in files if file.is_file()))
+    classifiers = [source.model for source in (*profile.guide, *profile.judge)]
+    for given in filter(None, [profile.model, profile.prompts, profile.clip, profile.occupation_judge, *classifiers]):
+        files = [Path(given), *sorted(Path(given).rglob("*"))]
+        inputs[relative(given)] = _hash("".join(_digest(file) for file in files if file.is_file()))
     for earlier in _stamps(profile):
         if earlier < path.stem:
             for name in _stamp(Path(earlier), profile)["artefacts"]:

@@ -9,3 +9,6 @@ class UserError(ValueError):
 
     def _render_traceback_(self) -> list[str]:
         return [f"fairnb: {self}"]
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.splitlines()))  # whatever a name or a library's message held

@@ -1,12 +1,19 @@
 """Load any diffusers Stable Diffusion 1.x/2.x as a plain `StableDiffusionPipeline`, on the device at hand."""
 
 import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionPipeline
+from safetensors import SafetensorError
 
 from fairnb.errors import UserError
+
+SLICED = 512  # pictures of this side are decoded one by one: a batch of them would need more memory than the U-Net
 
 
 def pick_device(name: str | None = None) -> torch.device:
@@ -33,8 +40,10 @@ def load_pipeline(
     path = Path(model)
     if path.exists() and not (path / "model_index.json").is_file():
         raise UserError(f"{model} is not a diffusers model: model_index.json is missing; give the folder that holds it")
-    if not path.exists() and (path.is_absolute() or len(path.parts) != 2 or str(model).startswith((".", "data/"))):
-        raise UserError(f"no model at {model}: give a diffusers folder or a hub id such as owner/name")
+    if not path.exists() and not may_be_hub_id(model):
+        raise UserError(explain_missing("model", model))
+    if path.exists():
+        _check_kind(path)
     try:
         pipe = StableDiffusionPipeline.from_pretrained(
             str(model),
@@ -47,12 +56,65 @@ def load_pipeline(
             local_files_only=path.exists(),
         )
     except Exception as error:  # diffusers raises a different type for each broken file
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{model} could not be loaded as Stable Diffusion: {reason}") from error
+        raise UserError(explain_missing("model", model, error)) from error
     pipe.set_progress_bar_config(disable=True)
+    if pipe.vae.config.sample_size >= SLICED:
+        pipe.vae.enable_slicing()
     for part in (pipe.unet, pipe.vae, pipe.text_encoder):
         part.eval().requires_grad_(False)
     return pipe.to(pick_device(device) if not isinstance(device, torch.device) else device)
+
+
+def _check_kind(folder: Path) -> None:
+    """Refuse SDXL, Flux and others, whose parts diffusers would in part load and in part miss."""
+    try:
+        kind = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / 'model_index.json'} is damaged ({error}): copy the model again") from error
+    if kind != "StableDiffusionPipeline":
+        raise UserError(f"{folder} is a {kind}: fairnb works with StableDiffusionPipeline, that is 1.x and 2.x")
+
+
+def may_be_hub_id(model: str | Path) -> bool:
+    """Whether a name that is no path here can be a repository on the hub: owner/name."""
+    path = Path(model)
+    return not path.is_absolute() and len(path.parts) == 2 and not str(model).startswith((".", "data/"))
+
+
+def explain_missing(what: str, model: str | Path, error: Exception | None = None) -> str:
+    """One sentence on why a folder or hub id could not be loaded, and what to do."""
+    reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    if Path(model).exists():
+        return f"the {what} at {model} could not be loaded: {reason}"
+    if not may_be_hub_id(model):
+        return f"no {what} at {model}: give a folder or a hub id such as owner/name"
+    name = Path(model).name
+    return (
+        f"the {what} {model} is no folder here and could not be fetched: where there is a network, run "
+        f"'hf download {model} --local-dir models/{name}', then name models/{name}"
+    )
+
+
+def save_pipeline(pipe: StableDiffusionPipeline, folder: str | Path) -> Path:
+    """Write a diffusers folder, whole or not at all; `UserError` when it cannot be written."""
+    folder = Path(folder)
+    temporary = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        pipe.save_pretrained(temporary, safe_serialization=True)
+        os.replace(temporary, folder)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{folder} cannot be written ({error}): free space or choose another folder") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def too_long(pipe: StableDiffusionPipeline, prompts: Iterable[str]) -> list[str]:
+    """The prompts whose end the text encoder does not see."""
+    longest = pipe.tokenizer.model_max_length
+    return [prompt for prompt in prompts if len(pipe.tokenizer(prompt).input_ids) > longest]
 
 
 def encode(pipe: StableDiffusionPipeline, prompts: list[str]) -> torch.Tensor:

@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from fairnb.attributes import get_attribute
 from fairnb.errors import UserError
@@ -70,6 +79,7 @@ class Finetune(_Section):
     images: Count = 24  # per update, all of one prompt
     part: Count = 8  # images per gradient pass: memory, not result
     pool: Count = 24  # different noises per prompt
+    gradient_checkpointing: bool = False  # less memory, more time: activations are made again on the way back
     learning_rate: Positive = 1e-3
     gradient: Literal["adjusted", "last", "full"] = "adjusted"
     gradient_steps: Count = 3  # denoising steps used per gradient ("full" uses all)
@@ -107,19 +117,48 @@ class Evaluate(_Section):
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
 
 
+def _absolute_when_local(path: str | None) -> str | None:
+    return str(root() / path) if path and (root() / path).exists() else path
+
+
+LocalOrHub = Annotated[str, AfterValidator(_absolute_when_local)]  # a folder, absolute once loaded, or a hub id
+
+
+class Source(_Section):
+    """Where a classifier comes from, and which of its labels mean which class.
+
+    `labels`: attribute -> class -> label in the model's id2label, text for CLIP, or column of a MobileNetV3 file; or a
+    list of them. Not needed where the model's own labels are written attribute:class.
+    """
+
+    model: LocalOrHub
+    revision: str | None = None
+    labels: dict[str, dict[str, str | int | list[str | int]]] | None = None
+
+
+def _sources(value: Any) -> Any:
+    """`guide: folder`, one mapping or a list of either."""
+    values = value if isinstance(value, list) else [value]
+    return [{"model": each} if isinstance(each, str) else each for each in values]
+
+
+Sources = Annotated[list[Source], BeforeValidator(_sources), Field(min_length=1)]
+
+
 class Profile(_Section):
     """All settings of a run. Paths are absolute once loaded; a hub id stays as it is."""
 
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
-    model: str
+    model: LocalOrHub
     revision: str | None = None
     device: str | None = None  # None: cuda, mps or cpu, whichever is there
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     prompts: str
-    clip: str
-    guide: str
-    judge: str
-    occupation_judge: str | None = None
+    clip: LocalOrHub
+    guide: Sources
+    judge: Sources
+    judge_may_guide: bool = False  # allow guide and judge to be the same: its verdict is then its own pupil's
+    occupation_judge: LocalOrHub | None = None
     attribute: str = "gender"
     attributes: Annotated[list[str], Field(min_length=1)] = ["gender"]
     seed: Seed = 0
@@ -150,15 +189,13 @@ class Profile(_Section):
     def _absolute(cls, path: str) -> str:
         return str(root() / path)
 
-    @field_validator("model", "clip", "guide", "judge", "occupation_judge")
-    @classmethod
-    def _absolute_when_local(cls, path: str | None) -> str | None:
-        return str(root() / path) if path and (root() / path).exists() else path
-
     @model_validator(mode="after")
     def _consistent(self) -> "Profile":
         if self.attribute not in self.attributes:
             raise ValueError(f"attribute '{self.attribute}' is not among attributes ({', '.join(self.attributes)})")
+        shared = {source.model for source in self.guide} & {source.model for source in self.judge}
+        if shared and not self.judge_may_guide:
+            raise ValueError(f"guide and judge are both {min(shared)}: name another, or set judge_may_guide: true")
         if self.finetune.gradient_steps > self.sampling.steps:
             raise ValueError(f"finetune.gradient_steps exceeds sampling.steps ({self.sampling.steps})")
         return self

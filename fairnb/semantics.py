@@ -7,6 +7,7 @@ from torch.nn.functional import interpolate, normalize
 from transformers import CLIPModel, CLIPTokenizer
 
 from fairnb.errors import UserError
+from fairnb.pipeline import explain_missing
 
 # The statistics that OpenAI's CLIP was trained with; mini-clip uses the same so that one line serves both.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -45,10 +46,12 @@ class Clip(torch.nn.Module):
         return normalize(self.model.text_projection(pooled), dim=-1)
 
 
-def load_clip(path: str | Path, device: torch.device | str = "cpu") -> Clip:
-    """Load a CLIP folder (model and tokenizer), frozen; `UserError` when there is none."""
-    if not (Path(path) / "config.json").is_file():
-        raise UserError(f"no CLIP model at {path}: give a folder with config.json, model.safetensors and a tokenizer")
-    model = CLIPModel.from_pretrained(path, local_files_only=True, use_safetensors=True, dtype=torch.float32)
-    tokenizer = CLIPTokenizer.from_pretrained(path, local_files_only=True)
-    return Clip(model, tokenizer).eval().requires_grad_(False).to(device)
+def load_clip(model: str | Path, device: torch.device | str = "cpu", revision: str | None = None) -> Clip:
+    """Load CLIP (model and tokenizer) from a folder or hub id, frozen; `UserError` when that fails."""
+    where = {"revision": revision, "local_files_only": Path(model).exists()}
+    try:
+        network = CLIPModel.from_pretrained(model, use_safetensors=True, dtype=torch.float32, **where)
+        tokenizer = CLIPTokenizer.from_pretrained(model, **where)
+    except Exception as error:  # transformers raises a different type for each broken file
+        raise UserError(explain_missing("CLIP model", model, error)) from error
+    return Clip(network, tokenizer).eval().requires_grad_(False).to(device)

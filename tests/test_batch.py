@@ -43,7 +43,7 @@ def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def profile(tmp_path: Path) -> dict:
     (tmp_path / "words.json").write_text("{}")
-    local = dict.fromkeys(["model", "clip", "guide", "judge"], "models/none")
+    local = {name: f"models/{name}" for name in ("model", "clip", "guide", "judge")}
     return {"name": "own", "prompts": str(tmp_path / "words.json"), "output": str(tmp_path / "out"), **local}
 
 

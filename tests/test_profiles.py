@@ -54,7 +54,7 @@ def test_overrides_change_the_value_but_not_the_given_mapping() -> None:
 def test_paths_start_at_the_repository_and_hub_ids_stay(tmp_path: Path) -> None:
     profile = load_profile({**LEAST, "judge": "data/prompts"}, {"output": str(tmp_path)})
     assert profile.model == "me/model"
-    assert profile.judge == str(root() / "data" / "prompts")
+    assert profile.judge[0].model == str(root() / "data" / "prompts")
     assert profile.folder == tmp_path / "own"
 
 
@@ -111,3 +111,9 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
 def test_profiles_are_frozen() -> None:
     with pytest.raises(Exception, match="frozen"):
         load_profile(LEAST).seed = 1
+
+
+def test_guide_and_judge_must_differ() -> None:
+    with pytest.raises(UserError, match="guide and judge are both me/eyes: name another, or set judge_may_guide"):
+        load_profile({**LEAST, "guide": "me/eyes", "judge": [{"model": "me/other"}, {"model": "me/eyes"}]})
+    assert load_profile({**LEAST, "guide": "me/eyes", "judge": "me/eyes", "judge_may_guide": True}).judge_may_guide

@@ -42,5 +42,5 @@ def test_pictures_find_their_captions():
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(UserError, match="no CLIP model"):
+    with pytest.raises(UserError, match="the CLIP model at"):
         load_clip(tmp_path)
