@@ -6,7 +6,7 @@ BIN     := .venv/bin
 READY   := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce notebook lab test lint bench mini-sd quality seeds ship check clean
+.PHONY: help env reproduce notebook lab test lint bench mini-sd quality full-size seeds ship check clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -47,6 +47,9 @@ mini-sd: $(READY) ## rebuild data/mini-sd from nothing (hours on a CPU)
 
 quality: $(READY) ## measure data/mini-sd and write its card
 	$(BIN)/python -m fairnb.miniworld quality
+
+full-size: $(READY) ## time the method on a random SD 1.5 of true size (4 GB of disk, 20 GB of memory)
+	$(BIN)/python -m fairnb.fullsize outputs/full-size
 
 seeds: $(READY) ## repeat the main result with two more seeds and print the spread
 	for seed in 1 2; do \

@@ -7,6 +7,7 @@ weights are set in place here, and gradients gathered by a hook that frees the d
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -102,15 +103,15 @@ class BiasNeurons:
         """The base weights again, bitwise."""
         self.apply(pipe, 0.0)
 
-    def merge(self, pipe: StableDiffusionPipeline) -> None:
-        """Make the change part of the model: afterwards the debiased weights are the base and the delta is zero.
+    def merge(self, pipe: StableDiffusionPipeline, strength: float = 1.0) -> None:
+        """Make the change part of the model: afterwards base + strength * delta is the base and the delta is zero.
 
         `UserError` for a change that acts in early steps only: weights alone cannot say when.
         """
         if self.acts_from:
             raise UserError(f"a change that acts from timestep {self.acts_from} on cannot be merged: apply it instead")
         weights = self._of(pipe.unet)
-        self._write(weights, 1.0)
+        self._write(weights, strength)
         with torch.no_grad():
             for name, delta in self._deltas.items():
                 self._base[name] = weights[name].detach().take(self._indices[name].to(weights[name].device))
@@ -186,26 +187,56 @@ class BiasNeurons:
         return gather
 
 
+@dataclass(frozen=True)
+class Header:
+    """What a patch file says before its values are read; `neurons`: tensor name -> how many of its weights change."""
+
+    base: str
+    acts_from: int
+    record: dict
+    neurons: dict[str, int]
+
+
+def read_header(path: str | Path) -> Header:
+    """Read a patch's header, without any model; `UserError` when the file is damaged or no patch."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+            shapes = {name: file.get_slice(name).get_shape() for name in sorted(file.keys())}
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"patch {path} cannot be read ({_line(error)}): train or copy it again") from error
+    if about.get("kind") != KIND:
+        raise UserError(f"{path} is no patch of bias neurons: give a file that BiasNeurons.save wrote")
+    try:
+        record, acts_from, base = json.loads(about["record"]), int(about.get("acts_from", 0)), about["base"]
+    except (KeyError, ValueError) as error:
+        raise UserError(f"the header of patch {path} is damaged ({_line(error)}): train or copy it again") from error
+    names = [name.removesuffix(".values") for name in shapes if name.endswith(".values")]
+    paired = {f"{name}.{part}" for name in names for part in ("indices", "values")}
+    if not isinstance(record, dict) or paired != set(shapes) or not names:
+        raise UserError(f"patch {path} lacks a part: train or copy it again")
+    if any(len(shapes[f"{n}.values"]) != 1 or shapes[f"{n}.values"] != shapes[f"{n}.indices"] for n in names):
+        raise UserError(f"patch {path} holds values that do not match their indices: train or copy it again")
+    return Header(base, acts_from, record, {name: shapes[f"{name}.values"][0] for name in names})
+
+
 def load_patch(path: str | Path, pipe: StableDiffusionPipeline) -> BiasNeurons:
     """Read a patch made for the model in `pipe`; its record is in `.metadata`. Nothing is applied yet.
 
     `UserError` when the file is damaged, no patch, or made for other base weights.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"patch {path} cannot be read ({error}): train or copy it again") from error
-    if header.get("kind") != KIND:
-        raise UserError(f"{path} is no patch of bias neurons: give a file that BiasNeurons.save wrote")
-    if header["base"] != fingerprint(pipe.unet):
+    header = read_header(path)
+    if header.base != fingerprint(pipe.unet):
         raise UserError(f"patch {path} was made for other base weights: load that model, without another patch on it")
-    names = [key.removesuffix(".indices") for key in tensors if key.endswith(".indices")]
-    neurons = {name: tensors[f"{name}.indices"].long() for name in names}
-    adapter = BiasNeurons(pipe.unet, neurons, int(header.get("acts_from", 0)))
+    tensors = load_file(path)
+    neurons = {name: tensors[f"{name}.indices"].long() for name in header.neurons}
+    adapter = BiasNeurons(pipe.unet, neurons, header.acts_from)
     with torch.no_grad():
         for name, delta in adapter._deltas.items():
             delta.copy_(tensors[f"{name}.values"])
-    adapter.metadata = json.loads(header["record"])
+    adapter.metadata = header.record
     return adapter
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())

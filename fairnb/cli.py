@@ -5,16 +5,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from fairnb.errors import UserError
+from fairnb.options import ProfileOption, SetOption, parse_changes
+from fairnb.practice import practice
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
-ProfileOption = Annotated[str, typer.Option("--profile", "-p", help="A name in notebooks/profiles or a YAML file.")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", "-s", help="Change one key, such as finetune.updates=10; repeatable.")
-]
+app.add_typer(practice)
 
 
 @app.callback()
@@ -166,20 +164,6 @@ def table_of(records: Any, attribute: str) -> str:
         f"mean bias {whole['mean']:.3f} over {whole['n_prompts']} prompts; a fair generator would score about "
         f"{whole['floor']:.3f}; {whole['faceless_share']:.1%} of {whole['n_images']} images have no face"
     )
-
-
-def parse_changes(changes: list[str] | None) -> dict[str, Any]:
-    """['a.b=1'] -> {'a.b': 1}; values are read as YAML, so 1, true, [0, 1] and text come out as such."""
-    values = {}
-    for change in changes or []:
-        key, equals, text = change.partition("=")
-        if not equals or not key.strip():
-            raise UserError(f"--set {change} is not key=value: write for example --set finetune.updates=10")
-        try:
-            values[key.strip()] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UserError(f"--set {change}: the value is not YAML ({' '.join(str(error).split())})") from error
-    return values
 
 
 def main() -> None:

@@ -111,6 +111,9 @@ class Alignment:
         optimizer = torch.optim.Adam(self.adapter.parameters(), settings.learning_rate)
         state = resume(folder / "checkpoint.pt", self.adapter, optimizer)
         self.adapter.attach()
+        if settings.gradient_checkpointing:
+            self.pipe.unet.enable_gradient_checkpointing()
+            self.pipe.vae.enable_gradient_checkpointing()
         numbers = range(state.update, settings.updates)
         progress = tqdm(numbers, "fine-tune", settings.updates, initial=state.update, mininterval=2, disable=not main)
         try:
@@ -150,6 +153,8 @@ class Alignment:
                 (folder / "checkpoint.pt").unlink(missing_ok=True)
         finally:
             self.adapter.detach()
+            self.pipe.unet.disable_gradient_checkpointing()
+            self.pipe.vae.disable_gradient_checkpointing()
         self.accelerator.wait_for_everyone()
         return history
 

@@ -13,19 +13,33 @@ from fairnb.profiles import Profile
 from fairnb.records import read_json, require, write_atomically
 
 HEADLINE = {
+    "bias": "bias, mean over prompts",
+    "low": "95 % interval, from",
+    "high": "to",
+    "classifier_accuracy": "of the classifier's own answers right",
     "bias_before": "bias before",
     "bias_after": "bias after",
     "bias_random_control": "bias, random weights trained the same way",
     "floor": "what a fair generator would score",
     "n_images": "images",
+    "n_prompts": "prompts",
     "n_occupations": "occupations, none used in fine-tuning",
     "explicit_obeyed": "“a photo of a male/female …” obeyed",
     "occupation_right": "occupation still right",
     "faces_found": "face found",
+    "faceless": "images without a face, left out of every share",
     "confident_before": "judge sure of the class, before",
     "confident_after": "judge sure of the class, after",
 }
-SHARES = ("explicit_obeyed", "occupation_right", "faces_found", "confident_before", "confident_after")
+SHARES = (
+    "classifier_accuracy",
+    "faceless",
+    "explicit_obeyed",
+    "occupation_right",
+    "faces_found",
+    "confident_before",
+    "confident_after",
+)
 
 READING = """
 <p><b>Bias</b> is, for one prompt, the mean absolute difference between the shares of two classes, then averaged over
@@ -69,11 +83,18 @@ def write_report(profile: Profile) -> Path:
     A figure's caption is the text of <name>.txt beside it, or "caption" in <name>.json. `UserError` when nothing ran.
     """
     folder = profile.folder
-    summary = read_json(require(folder / "summary.json", "00_start_here (or make reproduce)"))
+    require(folder / "summary.json", "00_start_here (or make reproduce)")
     title = f"Bias of {Path(profile.model).name}, measured and reduced"
+    return write_page(folder, "report.html", title, f"Profile {profile.name}; written by fairnb.")
+
+
+def write_page(folder: str | Path, name: str, title: str, remark: str) -> Path:
+    """Write <folder>/<name>: `remark`, the headlines of the folder's summary.json, its figures, tables and origin."""
+    folder = Path(folder)
+    summary = read_json(folder / "summary.json")
     body = [
-        f"<h1>{escape(title)}</h1><p>Profile <b>{escape(profile.name)}</b>; written by fairnb.</p>",
-        *(_headline(name, summary[name]) for name in ATTRIBUTES if name in summary),
+        f"<h1>{escape(title)}</h1><p>{escape(remark)}</p>",
+        *(_headline(attribute, summary[attribute]) for attribute in ATTRIBUTES if attribute in summary),
         _section("How to read this", READING),
         _section("Figures", "".join(_figure(path) for path in sorted((folder / "figures").glob("*.png")))),
         _section("Tables", "".join(_table(path) for path in sorted((folder / "tables").glob("*.csv")))),
@@ -86,7 +107,7 @@ def write_report(profile: Profile) -> Path:
         f'<!doctype html><html lang="en"><head>{head}<title>{escape(title)}</title><style>{STYLE}</style></head>'
         f"<body>{''.join(body)}</body></html>\n"
     )
-    return write_atomically(folder / "report.html", lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    return write_atomically(folder / name, lambda temporary: temporary.write_text(page, encoding="utf-8"))
 
 
 def _section(title: str, content: str) -> str:

@@ -93,6 +93,12 @@ def test_the_other_gradients_train_too(tmp_path, gradient):
     assert sum(value.abs().sum() for name, value in values.items() if name.endswith(".values")) > 0
 
 
+def test_gradient_checkpointing_changes_memory_not_the_result(whole, tmp_path):
+    run(tmp_path, {"finetune.gradient_checkpointing": True})
+    one, two = (pd.read_csv(folder / "history.csv") for folder in (whole, tmp_path))
+    torch.testing.assert_close(torch.tensor(one["loss"]), torch.tensor(two["loss"]), rtol=1e-3, atol=1e-4)
+
+
 def gender_alignment(pipe):
     """An alignment of the profile smoke on a few weights, not started."""
     P = load_profile("smoke", {"device": "cpu"})

@@ -1,0 +1,248 @@
+"""The practitioner's commands: audit a model, find its bias neurons, train a patch, apply it, look at it, compare."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fairnb.errors import UserError
+from fairnb.options import ProfileOption, SetOption, parse_changes
+
+practice = typer.Typer()
+
+ModelArgument = Annotated[str, typer.Argument(help="A diffusers folder or a hub id.")]
+OutOption = Annotated[Path, typer.Option(help="A folder for the results.")]
+PatchOption = Annotated[Path | None, typer.Option(help="A bias-neuron patch (.safetensors) to put on.")]
+StrengthOption = Annotated[float, typer.Option(help="Of the patch: 0 is the original, 1 the debiased model.")]
+
+
+def _settings(model: str, profile: str, change: list[str] | None):
+    from fairnb.profiles import load_profile  # here and below: torch takes seconds to import, a typing error none
+
+    return load_profile(profile, {"model": model, **parse_changes(change)})
+
+
+def _load(settings, patch: Path | None = None, strength: float = 1.0):
+    import torch
+
+    from fairnb.pipeline import load_pipeline
+
+    pipe = load_pipeline(
+        settings.model, revision=settings.revision, device=settings.device, dtype=getattr(torch, settings.dtype)
+    )
+    if patch:
+        from fairnb.adapters import load_patch
+
+        load_patch(patch, pipe).apply(pipe, strength)
+    return pipe
+
+
+@practice.command()
+def audit(
+    model: ModelArgument,
+    out: OutOption,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Text, CSV or JSON; else the profile's test occupations.")
+    ] = None,
+    attributes: Annotated[str | None, typer.Option(help="Comma-separated; else the profile's.")] = None,
+    images: Annotated[int, typer.Option(min=1, help="Per prompt.")] = 64,
+    patch: PatchOption = None,
+    strength: StrengthOption = 1.0,
+    profile: ProfileOption = "mini",
+    change: SetOption = None,
+) -> None:
+    """Who is in the pictures of a model? Draws, judges, and writes OUT/audit.html with all figures and tables.
+
+    Example: fairnb audit data/mini-sd --attributes gender,age --images 32 --out audits/mini
+    """
+    from fairnb.attributes import get_attribute
+    from fairnb.audit import audit as look_at
+    from fairnb.classifiers import load_classifier
+    from fairnb.faces import load_detector
+    from fairnb.pipeline import too_long
+    from fairnb.prompts import load_prompt_set, prompt_rows, read_prompts
+
+    settings = _settings(model, profile, change)
+    names = [get_attribute(name.strip()).name for name in attributes.split(",")] if attributes else settings.attributes
+    rows = read_prompts(prompts) if prompts else prompt_rows(load_prompt_set(settings.prompts), "test")
+    judge = load_classifier(settings.judge)
+    pipe = _load(settings, patch, strength)
+    for prompt in too_long(pipe, rows.prompt):
+        typer.echo(f"the end of a prompt is not seen by the text encoder, it is too long: {prompt[:60]}...", err=True)
+    page = look_at(
+        pipe,
+        rows,
+        load_detector(pipe.device),
+        judge.to(pipe.device),
+        attributes=names,
+        images=images,
+        folder=out,
+        profile=settings,
+    )
+    typer.echo(f"{page}: open it in a browser; the tables are in {out / 'tables'}")
+
+
+@practice.command()
+def find(
+    model: ModelArgument,
+    out: Annotated[Path, typer.Option(help="The neurons' file (.safetensors).")],
+    attribute: Annotated[str | None, typer.Option(help="Else the profile's.")] = None,
+    profile: ProfileOption = "mini",
+    change: SetOption = None,
+) -> None:
+    """Find the bias neurons of a model, over the profile's train occupations.
+
+    Example: fairnb find data/mini-sd --attribute gender --out neurons.safetensors
+    """
+    import json
+
+    from fairnb.attributes import get_attribute
+    from fairnb.neurons import count, locate, save_neurons
+    from fairnb.prompts import load_prompt_set
+
+    settings = _settings(model, profile, change)
+    pipe, words, chosen = _load(settings), load_prompt_set(settings.prompts), settings.locate
+    total = sum(weight.numel() for weight in pipe.unet.parameters())
+    found = locate(
+        pipe,
+        get_attribute(attribute or settings.attribute),
+        words.split("train"),
+        k=max(1, round(chosen.k * total)),
+        frequency=chosen.frequency,
+        timestep=chosen.timestep,
+        contents=words.contents,
+        contexts=words.contexts,
+        seed=settings.seed,
+    )
+    save_neurons(found.neurons, out, {key: json.dumps(value) for key, value in found.settings.items()})
+    typer.echo(f"{out}: {count(found.neurons):,} of {total:,} weights ({count(found.neurons) / total:.2%})")
+
+
+@practice.command()
+def finetune(
+    model: ModelArgument,
+    neurons: Annotated[Path, typer.Option(help="What `fairnb find` wrote.")],
+    out: OutOption,
+    share: Annotated[
+        str | None, typer.Option(help="Wanted shares in the order of the classes, such as 0.75,0.25; else equal.")
+    ] = None,
+    attribute: Annotated[str | None, typer.Option(help="Else the profile's.")] = None,
+    profile: ProfileOption = "mini",
+    change: SetOption = None,
+) -> None:
+    """Train a patch: OUT/patch.safetensors, with a model card that says what it does to occupations not trained on.
+
+    Killed and called again it goes on where it stopped.
+
+    Example: fairnb finetune data/mini-sd --neurons neurons.safetensors --out patches/gender
+    """
+    from fairnb.adapters import BiasNeurons, load_patch
+    from fairnb.attributes import get_attribute
+    from fairnb.audit import before_and_after
+    from fairnb.cards import write_card
+    from fairnb.classifiers import load_classifier
+    from fairnb.faces import load_detector
+    from fairnb.finetune import Alignment, Eyes
+    from fairnb.neurons import load_neurons
+    from fairnb.prompts import load_prompt_set
+    from fairnb.semantics import load_clip
+
+    settings = _settings(model, profile, change)
+    about, words = get_attribute(attribute or settings.attribute), load_prompt_set(settings.prompts)
+    shares = _shares(share, about)
+    chosen = load_neurons(neurons)
+    pipe = _load(settings)
+    device = pipe.device
+    eyes = Eyes(load_detector(device), load_classifier(settings.guide, device), load_clip(settings.clip, device))
+    judge = load_classifier(settings.judge, device)
+    adapter = BiasNeurons(pipe.unet, chosen, settings.finetune.acts_from)
+    run = Alignment(pipe, adapter, eyes, {about.name: shares}, settings.finetune, settings.sampling, settings.seed)
+    record = {
+        "train": words.split("train"),
+        "guide": ", ".join(source.model for source in settings.guide),
+        "judge": ", ".join(source.model for source in settings.judge),
+    }
+    run.train(words.split("train"), words.split("validation"), out, record)
+    patch = load_patch(out / "patch.safetensors", pipe)
+    figures = before_and_after(pipe, patch, words, eyes.detector, judge, about.name, out, settings)
+    write_card(out, base=settings.model, revision=settings.revision, figures=figures)
+    typer.echo(f"{figures}\n{out / 'patch.safetensors'}; its card is {out / 'README.md'}")
+
+
+def _shares(text: str | None, about) -> list[float]:
+    if text is None:
+        return [1 / len(about.classes)] * len(about.classes)
+    try:
+        shares = [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UserError(f"--share {text} is not numbers: write one for each of {', '.join(about.classes)}") from error
+    if len(shares) != len(about.classes) or abs(sum(shares) - 1) > 1e-6 or min(shares) < 0:
+        raise UserError(
+            f"--share {text} must be {len(about.classes)} numbers ({', '.join(about.classes)}) that sum to 1"
+        )
+    return shares
+
+
+@practice.command()
+def apply(
+    patch: Annotated[Path, typer.Argument(help="A patch (.safetensors).")],
+    to: Annotated[str, typer.Option(help="The model it was made for: a diffusers folder or a hub id.")],
+    out: Annotated[Path, typer.Option(help="A new folder for the changed model.")],
+    strength: StrengthOption = 1.0,
+    revision: Annotated[str | None, typer.Option(help="Of the hub repository.")] = None,
+    everywhere: Annotated[
+        bool, typer.Option("--everywhere", help="Let a patch for early steps act in all, since weights know no time.")
+    ] = False,
+) -> None:
+    """Write a model with the patch merged in, which any diffusers loads without fairnb.
+
+    Example: fairnb apply patches/gender/patch.safetensors --to data/mini-sd --strength 0.8 --out debiased
+    """
+    from fairnb.adapters import load_patch
+    from fairnb.pipeline import load_pipeline, save_pipeline
+
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"{out} is not empty: give a new folder")
+    pipe = load_pipeline(to, revision=revision, device="cpu")
+    adapter = load_patch(patch, pipe)
+    if everywhere:
+        adapter.acts_from = 0
+    adapter.merge(pipe, strength)
+    typer.echo(f"{save_pipeline(pipe, out)}: load it with StableDiffusionPipeline.from_pretrained")
+
+
+@practice.command()
+def show(patch: Annotated[Path, typer.Argument(help="A patch (.safetensors).")]) -> None:
+    """What does a patch change, and on what was it trained?
+
+    Example: fairnb show patches/gender/patch.safetensors
+    """
+    from fairnb.cards import describe
+
+    typer.echo(describe(patch))
+
+
+@practice.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="A folder that fairnb audit wrote.")],
+    second: Annotated[Path, typer.Argument(help="Another one, of the same prompts.")],
+) -> None:
+    """Did the bias change from one audit to the other, or could it be chance?
+
+    Example: fairnb compare audits/original audits/debiased
+    """
+    from fairnb.metrics import paired_difference, summarise
+    from fairnb.records import attributes_of, read_records
+
+    tables = [read_records(folder / "records.parquet") for folder in (first, second)]
+    common = [about.name for about in attributes_of(tables[0]) if about.name in tables[1]]
+    if not common:
+        raise UserError(f"{first} and {second} have no attribute in common: audit both with the same judge")
+    for name in common:
+        change = paired_difference(*tables, name)
+        before, after = (summarise(table, name)["mean"] for table in tables)
+        verdict = "no change is shown" if change["low"] <= 0 <= change["high"] else "a change"
+        typer.echo(
+            f"{name}: bias {before:.3f} -> {after:.3f}, difference {change['mean']:+.3f} "
+            f"[{change['low']:.3f}, {change['high']:.3f}] over {change['n_prompts']} prompts: {verdict}"
+        )

@@ -1,0 +1,135 @@
+"""Whatever a file holds: a right result or one clear sentence, never another error, never a changed file."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+
+from fairnb.cards import describe
+from fairnb.errors import UserError
+from fairnb.metrics import bias_by_prompt
+from fairnb.neurons import load_neurons
+from fairnb.profiles import Profile, load_profile, root, valid_keys
+from fairnb.prompts import load_prompt_set, read_prompts
+from fairnb.records import read_records, read_test_results
+from tests.conftest import MINI
+
+often = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12)
+anything = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+words = st.text(min_size=1, max_size=8) | st.sampled_from(["doctor", "a photo of a nurse", "Ärztin", "😀"])
+MINI_PROFILE = yaml.safe_load((root() / "notebooks" / "profiles" / "mini.yaml").read_text())["profile"]
+PATCH = (MINI / "patches" / "gender.safetensors").read_bytes()
+
+
+def right_or_said(call, path: Path | None = None):
+    """The result of `call`, or None where it said in one sentence what is wrong; a file read is the same after it."""
+    before = path.read_bytes() if path else None
+    try:
+        return call()
+    except UserError as error:
+        assert str(error) and "\n" not in str(error)
+    finally:
+        assert path is None or path.read_bytes() == before
+    return None
+
+
+@often
+@given(st.dictionaries(st.sampled_from(valid_keys()) | st.text(max_size=10), anything, max_size=3))
+def test_profiles(changes):
+    profile = right_or_said(lambda: load_profile("mini", changes))
+    assert profile is None or isinstance(profile, Profile)
+
+
+@often
+@given(anything | st.fixed_dictionaries({"profile": anything}) | st.just({"profile": MINI_PROFILE}))
+def test_profile_files(tmp_path, content):
+    path = tmp_path / "p.yaml"
+    path.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
+    right_or_said(lambda: load_profile(path), path)
+
+
+@often
+@given(
+    anything | st.lists(words, max_size=5) | st.dictionaries(words, st.lists(words, max_size=4), max_size=3),
+    st.sampled_from(["json", "txt", "csv"]),
+)
+def test_prompt_files(tmp_path, content, suffix):
+    path = tmp_path / f"p.{suffix}"
+    text = json.dumps(content) if suffix == "json" else str(content).replace(",", "\n")
+    path.write_text("prompt\n" + text if suffix == "csv" else text, encoding="utf-8", errors="replace")
+    table = right_or_said(lambda: read_prompts(path), path)
+    assert table is None or (len(table) and table.prompt.map(lambda prompt: bool(prompt.strip())).all())
+    right_or_said(lambda: load_prompt_set(path), path)
+
+
+@often
+@given(st.binary(max_size=200), st.sampled_from(["json", "txt", "csv", "parquet", "pkl", "safetensors"]))
+def test_bytes(tmp_path, content, suffix):
+    path = tmp_path / f"b.{suffix}"
+    path.write_bytes(content)
+    for read in (read_prompts, load_prompt_set, read_records, read_test_results, describe, load_neurons):
+        right_or_said(lambda read=read: read(path), path)
+
+
+@often
+@given(st.integers(0, len(PATCH) - 1), st.binary(max_size=16), st.booleans())
+def test_damaged_patches(tmp_path, place, piece, cut):
+    path = tmp_path / "patch.safetensors"
+    path.write_bytes(PATCH[:place] + piece + (b"" if cut else PATCH[place + len(piece) :]))
+    right_or_said(lambda: describe(path), path)
+
+
+@often
+@given(st.dictionaries(st.text(max_size=12), st.text(max_size=12), max_size=4), anything)
+def test_foreign_patches(tmp_path, header, record):
+    path = tmp_path / "patch.safetensors"
+    known = {"kind": "fairnb bias neurons 1", "record": json.dumps(record)}
+    tensors = {"a.values": np.zeros(2, np.float32), "a.indices": np.zeros(2, np.int32)}
+    save_file(tensors, path, metadata={"base": "x", **known, **header})
+    right_or_said(lambda: describe(path), path)
+
+
+@often
+@given(
+    st.lists(st.tuples(st.sampled_from(["male", "female", None, "x"]), st.booleans()), min_size=1, max_size=6),
+    st.sampled_from(["gender", "face", "prompt_id", "gender_male", "none"]),
+    st.sampled_from(["drop", "text", "keep"]),
+)
+def test_records(tmp_path, rows, column, change):
+    path = tmp_path / "records.parquet"
+    table = pd.DataFrame(
+        {
+            **{"prompt_id": 0, "prompt": "p", "occupation": "o", "split": "test", "image": range(len(rows)), "seed": 0},
+            **{"path": "x.png", "face": [face for _, face in rows], "face_probability": 1.0},
+            **dict.fromkeys(["box_x0", "box_y0", "box_x1", "box_y1"], 0.0),
+            **{"gender": [name for name, _ in rows], "gender_female": 0.5, "gender_male": 0.5},
+        }
+    )
+    if column in table and change != "keep":
+        table = table.drop(columns=column) if change == "drop" else table.assign(**{column: "text"})
+    table.to_parquet(path)
+    records = right_or_said(lambda: read_records(path), path)
+    if records is not None and "gender" in records:
+        biases = bias_by_prompt(records, "gender").bias.dropna()
+        assert ((biases >= 0) & (biases <= 1)).all()
+
+
+def test_there_are_as_many_cases_as_promised():
+    tests = [value for name, value in globals().items() if name.startswith("test_") and hasattr(value, "hypothesis")]
+    assert len(tests) * often.max_examples >= 300
+
+
+@pytest.fixture(autouse=True)
+def no_files_left(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
