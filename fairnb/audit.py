@@ -105,6 +105,7 @@ def _one(records: pd.DataFrame, attribute: str, folder: Path, accuracy: float | 
         for kind, (figure, caption) in figures.items():
             plots.save(figure, folder, f"{attribute}_{kind}", caption)
     whole = metrics.summarise(records, attribute, seed=seed)
-    shown = {"bias": whole["mean"], **{key: whole[key] for key in ("low", "high", "floor", "n_images", "n_prompts")}}
+    shown = ("low", "high", "corrected", "floor", "n_images", "n_prompts")
     known = {} if accuracy is None else {"classifier_accuracy": accuracy}
-    return shown | {"faceless": whole["faceless_share"]} | known
+    figures = {"bias": whole["mean"], **{key: whole[key] for key in shown}}
+    return figures | {"faceless": whole["faceless_share"]} | known

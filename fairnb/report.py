@@ -16,6 +16,7 @@ HEADLINE = {
     "bias": "bias, mean over prompts",
     "low": "95 % interval, from",
     "high": "to",
+    "corrected": "bias without what chance adds to it",
     "classifier_accuracy": "of the classifier's own answers right",
     "bias_before": "bias before",
     "bias_after": "bias after",
