@@ -91,7 +91,7 @@ def _one(records: pd.DataFrame, attribute: str, folder: Path, accuracy: float | 
     write_atomically(folder / "tables" / f"{attribute}.csv", lambda path: table.to_csv(path, index=False))
     name = attribute.replace("_", " ")
     if records.face.any():
-        figures = {
+        drawn = {
             "shares": (plots.class_shares(records, attribute), f"Share of faces in each class of {name}, per prompt."),
             "bias": (
                 plots.bias_dumbbell({"bias": table}),
@@ -102,10 +102,10 @@ def _one(records: pd.DataFrame, attribute: str, folder: Path, accuracy: float | 
                 f"Pictures of all prompts sorted by perceived {name}; the bar is the judge's confidence.",
             ),
         }
-        for kind, (figure, caption) in figures.items():
+        for kind, (figure, caption) in drawn.items():
             plots.save(figure, folder, f"{attribute}_{kind}", caption)
     whole = metrics.summarise(records, attribute, seed=seed)
     shown = ("low", "high", "corrected", "floor", "n_images", "n_prompts")
     known = {} if accuracy is None else {"classifier_accuracy": accuracy}
-    figures = {"bias": whole["mean"], **{key: whole[key] for key in shown}}
-    return figures | {"faceless": whole["faceless_share"]} | known
+    headline = {"bias": whole["mean"], **{key: whole[key] for key in shown}}
+    return headline | {"faceless": whole["faceless_share"]} | known
