@@ -15,8 +15,8 @@ the change may act in early steps only (`finetune.acts_from`), so that late ones
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -173,15 +173,11 @@ class Alignment:
     @torch.no_grad()
     def originals(self, occupation: str) -> Originals:
         """Draw the whole pool of an occupation with the base weights, and keep what the eyes see of it."""
-        latents, features, classes = [], [], []
         with self.adapter.disabled():
-            for final in self.draw(occupation, range(self.settings.pool)):
-                images = decode(self.pipe, final)
-                faces, probabilities = self.look(images)
-                latents.append(final)
-                features.append(self.eyes.clip.image_features(images))
-                classes.append(torch.stack([_classes(probabilities[name], faces) for name in self.names], 1))
-        return Originals(torch.cat(latents), torch.cat(features), torch.cat(classes))
+            latents = self.draw(occupation, range(self.settings.pool))
+        faces, probabilities = self.look(latents)
+        classes = torch.stack([_classes(probabilities[name], faces) for name in self.names], 1)
+        return Originals(latents, self.features(latents), classes)
 
     @torch.no_grad()
     def references(self, occupation: str, originals: Originals, pool: torch.Tensor, wanted: torch.Tensor):
@@ -209,9 +205,8 @@ class Alignment:
         Always the whole: rounding depends on a batch's size, and a resumed run must see what an undisturbed one saw."""
         if classes not in originals.named:
             with self.adapter.disabled():
-                latents = list(self.draw(occupation, range(self.settings.pool), self.words(classes)))
-                features = [self.eyes.clip.image_features(decode(self.pipe, part)) for part in latents]
-            originals.named[classes] = torch.cat(latents), torch.cat(features)
+                latents = self.draw(occupation, range(self.settings.pool), self.words(classes))
+            originals.named[classes] = latents, self.features(latents)
         return originals.named[classes]
 
     def told(self, number: int) -> tuple[int, ...] | None:
@@ -235,11 +230,9 @@ class Alignment:
         """Bias as the guide sees it, mean over the occupations (and over the aligned attributes)."""
         biases = []
         for occupation in occupations:
-            seen = []
-            for final in self.draw(occupation, range(self.settings.images)):
-                faces, probabilities = self.look(decode(self.pipe, final))
-                seen.append({name: probs[torch.from_numpy(faces.found)] for name, probs in probabilities.items()})
-            biases.append(_bias({name: torch.cat([part[name] for part in seen]) for name in self.names}))
+            faces, probabilities = self.look(self.draw(occupation, range(self.settings.images)))
+            found = torch.from_numpy(faces.found)
+            biases.append(_bias({name: probs[found] for name, probs in probabilities.items()}))
         return float(np.mean(biases))
 
     @property
@@ -248,25 +241,37 @@ class Alignment:
         return [name for key in self.shares for name in ((key,) if isinstance(key, str) else key)]
 
     @torch.no_grad()
-    def draw(self, occupation: str, indices: Sequence[int], words: str = "") -> Iterator[torch.Tensor]:
-        """Final latents [n, C, h, w] of an occupation's noises `indices`, a batch at a time; with `words` the prompt
-        names a class, and the noises stay those of the plain prompt."""
-        prompt, batch = photo_of(f"{words} {occupation}".strip()), self.sampling.batch
-        for start in range(0, len(indices), batch):
-            latents = noise(self.pipe, photo_of(occupation), list(indices[start : start + batch]), self.seed)
-            yield sample(self.pipe, prompt, latents, steps=self.sampling.steps, guidance=self.sampling.guidance)
+    def draw(self, occupation: str, indices: Sequence[int], words: str = "") -> torch.Tensor:
+        """Final latents [N, C, h, w] of an occupation's noises `indices`; with `words` the prompt names a class, and
+        the noises stay those of the plain prompt."""
+        prompt = photo_of(f"{words} {occupation}".strip())
+        start = noise(self.pipe, photo_of(occupation), indices, self.seed)
+        how = {"steps": self.sampling.steps, "guidance": self.sampling.guidance}
+        return torch.cat([sample(self.pipe, prompt, part, **how) for part in start.split(self.sampling.batch)])
 
-    def look(self, images: torch.Tensor) -> tuple[Faces, dict[str, torch.Tensor]]:
-        """Faces of images [N, 3, H, W] and the guide's probabilities [N, K] of every aligned attribute (uniform
-        where there is no face)."""
-        faces = find_faces(self.eyes.detector, images)
-        rows = np.flatnonzero(faces.found)
-        found = self.eyes.guide.probabilities(crop_faces(images[rows], faces.boxes[rows], self.eyes.guide.size))
+    @torch.no_grad()
+    def features(self, latents: torch.Tensor) -> torch.Tensor:
+        """CLIP features [N, D] of the pictures of latents."""
+        parts = latents.split(self.sampling.batch)
+        return torch.cat([self.eyes.clip.image_features(decode(self.pipe, part)) for part in parts])
+
+    @torch.no_grad()
+    def look(self, latents: torch.Tensor) -> tuple[Faces, dict[str, torch.Tensor]]:
+        """Faces in the pictures of latents [N, C, h, w], decoded a batch at a time, and the guide's probabilities
+        [N, K] of every aligned attribute (uniform where there is no face)."""
+        faces, seen = [], []
+        for part in latents.split(self.sampling.batch):
+            images = decode(self.pipe, part)
+            faces.append(find_faces(self.eyes.detector, images))
+            rows = np.flatnonzero(faces[-1].found)
+            crops = crop_faces(images[rows], faces[-1].boxes[rows], self.eyes.guide.size)
+            seen.append(self.eyes.guide.probabilities(crops))
+        faces = Faces(*map(np.concatenate, zip(*map(astuple, faces), strict=True)))
         probabilities = {}
         for name in self.names:
-            count = len(self.eyes.guide.classes[name])
-            probabilities[name] = torch.full((len(images), count), 1 / count, device=images.device)
-            probabilities[name][rows] = found[name]
+            found = torch.cat([part[name] for part in seen])
+            probabilities[name] = torch.full((len(latents), found.shape[1]), 1 / found.shape[1], device=found.device)
+            probabilities[name][torch.from_numpy(faces.found)] = found
         return faces, probabilities
 
     def gradient(self, occupation: str, originals: Originals, number: int) -> dict[str, float]:
@@ -278,8 +283,7 @@ class Alignment:
         jitter = rng.normal(0, JITTER, (len(indices), 4))[own]
         told = self.told(number)
         latents, backward = self.differentiable(occupation, self.words(told), indices[own].tolist(), number)
-        with torch.no_grad():
-            faces, probabilities = self.look(decode(self.pipe, latents))
+        faces, probabilities = self.look(latents)
         device = latents.device
         found = self.accelerator.gather(torch.from_numpy(faces.found).to(device))
         everyone = {name: self.accelerator.gather(probabilities[name]) for name in self.names}
@@ -351,22 +355,24 @@ class Alignment:
         prompt = photo_of(f"{words} {occupation}".strip())
         how = {"steps": self.sampling.steps, "guidance": self.sampling.guidance}
         if self.settings.gradient == "adjusted":
-            path = trajectory(self.pipe, prompt, start, **how)
+            parts = start.split(self.sampling.batch)
+            paths = [trajectory(self.pipe, prompt, part, **how) for part in parts]
             generator = torch.Generator().manual_seed(_stable(self.seed, "steps", number))
 
             def backward(gradient: torch.Tensor) -> None:
-                adjusted_backward(
-                    self.pipe,
-                    path,
-                    gradient,
-                    guidance=self.sampling.guidance,
-                    steps_used=self.settings.gradient_steps,
-                    first=int((path.timesteps >= self.adapter.acts_from).sum()),
-                    generator=generator,
-                    part=self.settings.part,
-                )
+                for path, part in zip(paths, gradient.split(self.sampling.batch), strict=True):
+                    adjusted_backward(
+                        self.pipe,
+                        path,
+                        part,
+                        guidance=self.sampling.guidance,
+                        steps_used=self.settings.gradient_steps,
+                        first=int((path.timesteps >= self.adapter.acts_from).sum()),
+                        generator=generator,
+                        part=self.settings.part,
+                    )
 
-            return path.final.detach().requires_grad_(), backward
+            return torch.cat([path.final for path in paths]).detach().requires_grad_(), backward
         # Sampled again for the graph, as Bias Neurons does: a graph held from the start would not outlive the drawing
         # of references, for which the weights are set back in place.
         last = self.settings.gradient_steps if self.settings.gradient == "last" else None

@@ -99,6 +99,15 @@ def test_gradient_checkpointing_changes_memory_not_the_result(whole, tmp_path):
     torch.testing.assert_close(torch.tensor(one["loss"]), torch.tensor(two["loss"]), rtol=1e-3, atol=1e-4)
 
 
+def test_an_update_may_be_drawn_in_smaller_batches(tmp_path):
+    every_step = {"finetune.updates": 2, "finetune.gradient_steps": 4, "finetune.acts_from": 0}
+    for batch in (16, 3):
+        run(tmp_path / str(batch), {**every_step, "sampling.batch": batch, "finetune.learning_rate": 1e-4})
+    one, two = (load_file(tmp_path / batch / "patch.safetensors") for batch in ("16", "3"))
+    values = [torch.cat([each[name] for name in one if name.endswith(".values")]) for each in (one, two)]
+    assert torch.nn.functional.cosine_similarity(*values, dim=0) > 0.95
+
+
 def gender_alignment(pipe):
     """An alignment of the profile smoke on a few weights, not started."""
     P = load_profile("smoke", {"device": "cpu"})
