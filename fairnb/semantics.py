@@ -1,10 +1,11 @@
-"""What a picture shows, as CLIP sees it: features of images and texts, and how far a picture moved."""
+"""What a picture shows, as CLIP and DINO see it: features of images and texts, how far a picture moved (cosines), and
+how far a set of pictures is from another (KID)."""
 
 from pathlib import Path
 
 import torch
 from torch.nn.functional import interpolate, normalize
-from transformers import CLIPModel, CLIPTokenizer
+from transformers import AutoModel, CLIPModel, CLIPTokenizer
 
 from fairnb.errors import UserError
 from fairnb.pipeline import explain_missing
@@ -55,3 +56,58 @@ def load_clip(model: str | Path, device: torch.device | str = "cpu", revision: s
     except Exception as error:  # transformers raises a different type for each broken file
         raise UserError(explain_missing("CLIP model", model, error)) from error
     return Clip(network, tokenizer).eval().requires_grad_(False).to(device)
+
+
+# ImageNet's statistics, with which DINO and DINOv2 were trained.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Dino(torch.nn.Module):
+    """A DINO or DINOv2 of transformers: normalised features [N, D] of images [N, 3, H, W] in [-1, 1].
+
+    It sees shapes and parts where CLIP sees what a caption would name (FFD uses both).
+    """
+
+    def __init__(self, model: torch.nn.Module):
+        super().__init__()
+        self.model = model
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+
+    def image_features(self, images: torch.Tensor) -> torch.Tensor:
+        """The class token's features; differentiable. Images are resized to a side of 16 patches."""
+        size = 16 * self.model.config.patch_size
+        if images.shape[-1] != size or images.shape[-2] != size:
+            images = interpolate(images, (size, size), mode="bicubic", antialias=True)
+        pixels = ((images + 1) / 2 - self.mean) / self.std
+        return normalize(self.model(pixel_values=pixels).last_hidden_state[:, 0], dim=-1)
+
+
+def load_dino(model: str | Path, device: torch.device | str = "cpu", revision: str | None = None) -> Dino:
+    """Load DINO(v2) from a folder or hub id such as facebook/dinov2-base, frozen; `UserError` when that fails."""
+    where = {"revision": revision, "local_files_only": Path(model).exists()}
+    try:
+        network = AutoModel.from_pretrained(model, use_safetensors=True, dtype=torch.float32, **where)
+    except Exception as error:  # transformers raises a different type for each broken file
+        raise UserError(explain_missing("DINO model", model, error)) from error
+    return Dino(network).eval().requires_grad_(False).to(device)
+
+
+def kid(features: torch.Tensor, reference: torch.Tensor, *, size: int, seed: int, subsets: int = 50):
+    """Kernel distance (mean, std over random subsets) of two sets of features [N, D], [M, D]; near 0 for equal ones.
+
+    Binkowski et al. 2018: unlike FID it is not biased by a small number of pictures. `size` is that of a subset, at
+    most that of the smaller set. Only values made with the same features compare.
+    """
+    if not 2 <= size <= min(len(features), len(reference)):
+        raise UserError(f"a subset of {size} cannot be drawn from {min(len(features), len(reference))} pictures")
+    from torchmetrics.image.kid import KernelInceptionDistance  # here: it takes seconds to import
+
+    distance = KernelInceptionDistance(torch.nn.Identity(), subsets=subsets, subset_size=size)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        distance.update(reference.cpu(), real=True)
+        distance.update(features.cpu(), real=False)
+        mean, deviation = distance.compute()
+    return mean.item(), deviation.item()
