@@ -310,6 +310,7 @@ def target_landscape(
 
 def save(figure: Figure, folder: str | Path, name: str, caption: str) -> Figure:
     """Write <folder>/figures/<name>.png and, for the report, its one-sentence caption <name>.txt; gives it back."""
+    plt.close(figure)  # a notebook would show an open one a second time
     place = Path(folder) / "figures"
     write_atomically(place / f"{name}.png", lambda path: figure.savefig(path, dpi=150, facecolor="white"))
     write_atomically(place / f"{name}.txt", lambda path: path.write_text(caption.strip() + "\n", encoding="utf-8"))
