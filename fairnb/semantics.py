@@ -1,6 +1,7 @@
 """What a picture shows, as CLIP and DINO see it: features of images and texts, how far a picture moved (cosines), and
 how far a set of pictures is from another (KID)."""
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -104,7 +105,9 @@ def kid(features: torch.Tensor, reference: torch.Tensor, *, size: int, seed: int
         raise UserError(f"a subset of {size} cannot be drawn from {min(len(features), len(reference))} pictures")
     from torchmetrics.image.kid import KernelInceptionDistance  # here: it takes seconds to import
 
-    distance = KernelInceptionDistance(torch.nn.Identity(), subsets=subsets, subset_size=size)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says that it will keep the features: they are here already
+        distance = KernelInceptionDistance(torch.nn.Identity(), subsets=subsets, subset_size=size)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         distance.update(reference.cpu(), real=True)
