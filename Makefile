@@ -48,7 +48,7 @@ mini-sd: $(READY) ## rebuild data/mini-sd from nothing (hours on a CPU)
 quality: $(READY) ## measure data/mini-sd and write its card
 	$(BIN)/python -m fairnb.miniworld quality
 
-full-size: $(READY) ## time the method on a random SD 1.5 of true size (4 GB of disk, 20 GB of memory)
+full-size: $(READY) ## time the method on a random SD 1.5 of true size (2 GB of disk, 16 GB of memory)
 	$(BIN)/python -m fairnb.fullsize outputs/full-size
 
 seeds: $(READY) ## repeat the main result with two more seeds and print the spread

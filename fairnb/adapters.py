@@ -204,13 +204,13 @@ def read_header(path: str | Path) -> Header:
             about = file.metadata() or {}
             shapes = {name: file.get_slice(name).get_shape() for name in sorted(file.keys())}
     except (OSError, SafetensorError) as error:
-        raise UserError(f"patch {path} cannot be read ({_line(error)}): train or copy it again") from error
+        raise UserError(f"patch {path} cannot be read ({error}): train or copy it again") from error
     if about.get("kind") != KIND:
         raise UserError(f"{path} is no patch of bias neurons: give a file that BiasNeurons.save wrote")
     try:
         record, acts_from, base = json.loads(about["record"]), int(about.get("acts_from", 0)), about["base"]
     except (KeyError, ValueError) as error:
-        raise UserError(f"the header of patch {path} is damaged ({_line(error)}): train or copy it again") from error
+        raise UserError(f"the header of patch {path} is damaged ({error}): train or copy it again") from error
     names = [name.removesuffix(".values") for name in shapes if name.endswith(".values")]
     paired = {f"{name}.{part}" for name in names for part in ("indices", "values")}
     if not isinstance(record, dict) or paired != set(shapes) or not names:
@@ -236,7 +236,3 @@ def load_patch(path: str | Path, pipe: StableDiffusionPipeline) -> BiasNeurons:
             delta.copy_(tensors[f"{name}.values"])
     adapter.metadata = header.record
     return adapter
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

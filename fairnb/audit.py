@@ -38,8 +38,7 @@ def audit(
     for attribute in attributes:
         if attribute not in judge.classes:
             raise UserError(f"the judge does not know '{attribute}': it knows {', '.join(judge.classes)}")
-    sampling = {"steps": profile.sampling.steps, "guidance": profile.sampling.guidance, "batch": profile.sampling.batch}
-    generate(pipe, prompts, images=images, folder=folder / "images", seed=profile.seed, **sampling)
+    generate(pipe, prompts, images=images, folder=folder / "images", seed=profile.seed, **profile.sampling.model_dump())
     records = look(folder / "images", detector, judge)
     write_records(records, folder / "records.parquet")
     write_atomically(folder / "records.csv", lambda path: records.to_csv(path, index=False))
@@ -66,13 +65,14 @@ def before_and_after(
 
     None of them was trained on. Pictures and records stay in `folder`; the same noise stands before and after.
     """
-    sampling = {"steps": profile.sampling.steps, "guidance": profile.sampling.guidance, "batch": profile.sampling.batch}
     rows, images = prompt_rows(words, "validation", "test"), profile.evaluate.images
     records = {}
     for name, strength in (("before", 0.0), ("after", 1.0)):
         patch.apply(pipe, strength)
         place = Path(folder) / "images" / name
-        generate(pipe, rows, images=images, folder=place, seed=profile.seed, replace=True, **sampling)
+        generate(
+            pipe, rows, images=images, folder=place, seed=profile.seed, replace=True, **profile.sampling.model_dump()
+        )
         records[name] = look(place, detector, judge)
         write_records(records[name], Path(folder) / f"{name}.parquet")
     patch.remove(pipe)

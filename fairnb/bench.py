@@ -130,7 +130,7 @@ def gradient(pipe: StableDiffusionPipeline, way: str) -> dict[int, dict[str, flo
     before = psutil.Process().memory_info().rss / 1e6
     results = {}
     for steps in (10, 20, 40):
-        results[steps] = {"seconds": _seconds(lambda steps=steps: run(latents, steps)), "memory": _peak() - before}
+        results[steps] = {"seconds": _seconds(lambda steps=steps: run(latents, steps)), "memory": peak() - before}
         if way == "adjusted":
             results[steps]["seconds_3"] = _seconds(lambda steps=steps: adjusted(latents, steps, used=3))
     return results
@@ -239,7 +239,7 @@ def _seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _peak() -> float:
+def peak() -> float:
     """The largest memory this process ever held, in MB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6  # bytes there, kB of 1024 elsewhere

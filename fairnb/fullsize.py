@@ -5,8 +5,6 @@ It shows what does not depend on the values of the weights: that everything fits
 
 import argparse
 import json
-import resource
-import sys
 import time
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from fairnb.adapters import BiasNeurons, load_patch
 from fairnb.attributes import GENDER
+from fairnb.bench import peak
 from fairnb.classifiers import load_classifier
 from fairnb.finetune import Alignment, Eyes
 from fairnb.neurons import count, locate
@@ -87,11 +86,12 @@ def measure(folder: Path, dtype: torch.dtype) -> dict:
     words = load_prompt_set(mini.prompts)
     figures = {"device": str(device), "dtype": str(dtype).removeprefix("torch.")}
     clock = time.perf_counter()
+    used = peak if device.type == "cpu" else lambda: torch.cuda.max_memory_allocated() / 1e6  # MB
 
     def note(name: str, **values) -> None:
         nonlocal clock
         now = time.perf_counter()
-        figures[name] = {"seconds": round(now - clock, 1), "peak GB so far": round(peak(device), 1), **values}
+        figures[name] = {"seconds": round(now - clock, 1), "peak GB so far": round(used() / 1e3, 1), **values}
         tqdm.write(f"{name:<24}{json.dumps(figures[name])}")
         clock = now
 
@@ -142,14 +142,6 @@ def measure(folder: Path, dtype: torch.dtype) -> dict:
     assert all(torch.isfinite(weight).all() for weight in pipe.unet.parameters())
     note("apply, remove, merge")
     return figures
-
-
-def peak(device: torch.device) -> float:
-    """GB: of the GPU where there is one, else of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 1e9
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return used / 1e9 if sys.platform == "darwin" else used * 1024 / 1e9
 
 
 def main() -> None:
