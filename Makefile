@@ -51,14 +51,16 @@ quality: $(READY) ## measure data/mini-sd and write its card
 full-size: $(READY) ## time the method on a random SD 1.5 of true size (2 GB of disk, 16 GB of memory)
 	$(BIN)/python -m fairnb.fullsize outputs/full-size
 
-seeds: $(READY) ## repeat the main result with two more seeds and print the spread
-	for seed in 1 2; do \
+seeds: $(READY) ## after reproduce: the main result with four more seeds, and the spread of all five
+	for seed in 1 2 3 4; do \
 	  $(BIN)/fairnb run 03 05 06 07 --profile mini --set seed=$$seed --set name=mini-seed$$seed || exit 1; \
 	done
-	$(BIN)/fairnb spread outputs/mini outputs/mini-seed1 outputs/mini-seed2
+	$(BIN)/fairnb spread outputs/mini outputs/mini-seed1 outputs/mini-seed2 outputs/mini-seed3 outputs/mini-seed4
+	$(BIN)/fairnb report --profile mini
 
-ship: $(READY) ## take the patch and the figure of outputs/mini into the repository
+ship: $(READY) ## take the patch, the figure and the spread of outputs/mini into the repository
 	cp outputs/mini/finetune/neurons/patch.safetensors data/mini-sd/patches/gender.safetensors
+	cp outputs/mini/spread.json data/mini-sd/spread.json
 	$(BIN)/python -c "from PIL import Image; im = Image.open('outputs/mini/figures/before_after.png').convert('RGB'); \
 	  im.thumbnail((1200, 1200)); im.quantize(128).save('notebooks/before_after.png', optimize=True)"
 

@@ -31,8 +31,9 @@ RUNNERS = (
     "fullsize.py",
     "options.py",
     "practice.py",
+    "spread.py",
 )
-NOT_ARTEFACTS = ("notebooks", "stamps", "report.html", "summary.json")
+NOT_ARTEFACTS = ("notebooks", "stamps", "report.html", "spread.json", "summary.json")
 
 
 def run_notebooks(

@@ -135,20 +135,19 @@ def measure(
 
 @app.command()
 def spread(
-    folders: Annotated[list[Path], typer.Argument(help="Output folders of the same run with other seeds.")],
+    folders: Annotated[list[Path], typer.Argument(help="Output folders of the same profile with other seeds.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The file (.json); else spread.json in the first folder, for its report.")
+    ] = None,
 ) -> None:
-    """Print each headline figure's mean, least and most over several runs.
+    """How far do the headline figures of several runs spread, and where is a further run expected?
 
     Example: fairnb spread outputs/mini outputs/mini-seed1 outputs/mini-seed2
     """
-    import pandas as pd
+    from fairnb.spread import read_spread, write_spread
 
-    from fairnb.records import read_json, require
-
-    summaries = [read_json(require(folder / "summary.json", "07_plot_bias")) for folder in folders]
-    flat = [pd.json_normalize({k: v for k, v in s.items() if k not in ("minutes", "provenance")}) for s in summaries]
-    numbers = pd.concat(flat).select_dtypes("number")
-    typer.echo(f"over {len(folders)} runs\n{numbers.agg(['mean', 'min', 'max']).T.round(3).to_string()}")
+    path = write_spread(folders, out or folders[0] / "spread.json")
+    typer.echo(f"{read_spread(path).round(3).to_string()}\n{path}")
 
 
 def table_of(records: Any, attribute: str) -> str:

@@ -224,13 +224,30 @@ def show(patch: Annotated[Path, typer.Argument(help="A patch (.safetensors).")])
 
 @practice.command()
 def compare(
-    first: Annotated[Path, typer.Argument(help="A folder that fairnb audit wrote.")],
-    second: Annotated[Path, typer.Argument(help="Another one, of the same prompts.")],
+    first: Annotated[Path, typer.Argument(help="An audit, or what fairnb spread wrote: the file or its folder.")],
+    second: Annotated[Path, typer.Argument(help="An audit of the same prompts, or an output folder of a run.")],
 ) -> None:
-    """Did the bias change from one audit to the other, or could it be chance?
+    """Two audits: did the bias change, or could it be chance? A spread and a run: is the result reproduced?
 
-    Example: fairnb compare audits/original audits/debiased
+    \b
+    Examples:
+      fairnb compare audits/original audits/debiased
+      fairnb compare data/mini-sd outputs/mini
     """
+    several = first / "spread.json" if first.is_dir() else first
+    typer.echo(_reproduced(several, second) if several.is_file() else _changed(first, second))
+
+
+def _reproduced(several: Path, run: Path) -> str:
+    from fairnb.spread import place, read_run
+
+    table = place(several, *read_run(run))
+    outside = table.index[~table.inside]
+    verdict = f"outside: {', '.join(outside)}" if len(outside) else "reproduced: every figure is inside"
+    return f"{table.round(3).to_string()}\n{verdict}"
+
+
+def _changed(first: Path, second: Path) -> str:
     from fairnb.metrics import paired_difference, summarise
     from fairnb.records import attributes_of, read_records
 
@@ -238,11 +255,13 @@ def compare(
     common = [about.name for about in attributes_of(tables[0]) if about.name in tables[1]]
     if not common:
         raise UserError(f"{first} and {second} have no attribute in common: audit both with the same judge")
+    lines = []
     for name in common:
         change = paired_difference(*tables, name)
         before, after = (summarise(table, name)["mean"] for table in tables)
         verdict = "no change is shown" if change["low"] <= 0 <= change["high"] else "a change"
-        typer.echo(
+        lines.append(
             f"{name}: bias {before:.3f} -> {after:.3f}, difference {change['mean']:+.3f} "
             f"[{change['low']:.3f}, {change['high']:.3f}] over {change['n_prompts']} prompts: {verdict}"
         )
+    return "\n".join(lines)

@@ -11,6 +11,7 @@ from fairnb.attributes import ATTRIBUTES
 from fairnb.errors import UserError
 from fairnb.profiles import Profile
 from fairnb.records import read_json, require, write_atomically
+from fairnb.spread import read_spread
 
 HEADLINE = {
     "bias": "bias, mean over prompts",
@@ -99,6 +100,7 @@ def write_page(folder: str | Path, name: str, title: str, remark: str) -> Path:
         _section("How to read this", READING),
         _section("Figures", "".join(_figure(path) for path in sorted((folder / "figures").glob("*.png")))),
         _section("Tables", "".join(_table(path) for path in sorted((folder / "tables").glob("*.csv")))),
+        _section("Spread over trainings", _spread(folder / "spread.json")),
         _section("Limits", LIMITS),
         _section("Time", _minutes(summary.get("minutes", {}))),
         _section("Where it comes from", _provenance(summary.get("provenance", {}))),
@@ -153,8 +155,19 @@ def _table(path: Path) -> str:
         table = pd.read_csv(path)
     except (ValueError, OSError) as error:  # pandas' parser errors are ValueErrors
         raise UserError(f"table {path} cannot be read ({error}): run the notebook that makes it again") from error
+    return f"<h3>{escape(path.stem.replace('_', ' '))}</h3>{_html(table)}"
+
+
+def _html(table: pd.DataFrame) -> str:
     html = table.to_html(index=False, border=0, na_rep="–", float_format=lambda value: f"{value:.3g}")
-    return f'<h3>{escape(path.stem.replace("_", " "))}</h3><div class="wide">{html}</div>'
+    return f'<div class="wide">{html}</div>'
+
+
+def _spread(path: Path) -> str:
+    if not path.is_file():
+        return ""
+    remark = "The same result with several seeds; a further run is expected between low and high (95 %)."
+    return f"<p>{remark}</p>{_html(read_spread(path).reset_index())}"
 
 
 def _minutes(minutes: dict[str, float]) -> str:
