@@ -11,6 +11,7 @@ from math import nan, pi, sqrt
 import numpy as np
 import pandas as pd
 from scipy.special import entr, ndtr
+from scipy.stats import t as student
 
 from fairnb.attributes import Attribute, get_attribute
 from fairnb.errors import UserError
@@ -149,7 +150,7 @@ def summarise(records: pd.DataFrame, attribute: str, seed: int = 0) -> dict:
     values = table.bias.dropna().to_numpy()
     if len(values) == 0:
         warnings.warn(f"no face was found in any image: the bias on {attribute} is undefined", stacklevel=2)
-    low, high = _bootstrap(values, seed)
+    low, high = bootstrap(values, seed)
     return {
         "mean": float(values.mean()) if len(values) else nan,
         "std": float(values.std(ddof=1)) if len(values) > 1 else nan,
@@ -173,7 +174,7 @@ def paired_difference(before: pd.DataFrame, after: pd.DataFrame, attribute: str,
     change = (tables[1].bias[common] - tables[0].bias[common]).dropna().to_numpy()
     if len(change) == 0:
         warnings.warn(f"no prompt has a face in both tables: its change on {attribute} is undefined", stacklevel=2)
-    low, high = _bootstrap(change, seed)
+    low, high = bootstrap(change, seed)
     return {"mean": float(change.mean()) if len(change) else nan, "low": low, "high": high, "n_prompts": len(change)}
 
 
@@ -199,10 +200,17 @@ def _interval(f: np.ndarray, n: int) -> tuple[float, float]:
     return min(float(low), seen), max(float(high), seen)
 
 
-def _bootstrap(values: np.ndarray, seed: int) -> tuple[float, float]:
-    """95 % percentile interval of the mean, by drawing prompts with replacement; NaN for fewer than two."""
-    if len(values) < 2:
+def bootstrap(values: np.ndarray, seed: int) -> tuple[float, float]:
+    """95 % interval of the mean, by drawing prompts with replacement; NaN for fewer than two values.
+
+    The plain percentiles are too narrow for few values: of eight prompts they hold the truth in 88 % of simulations.
+    So they are taken further out, by what Student's t of n - 1 degrees and sqrt(n / (n - 1)) make of 2.5 % (expanded
+    percentile interval, Hesterberg 2015), which holds it in 93 to 95 % from eight prompts on; of four, in 87 %.
+    """
+    n = len(values)
+    if n < 2:
         return nan, nan
-    drawn = np.random.default_rng(seed).integers(len(values), size=(DRAWS, len(values)))
-    low, high = np.quantile(values[drawn].mean(1), [0.025, 0.975])
+    drawn = np.random.default_rng(seed).integers(n, size=(DRAWS, n))
+    tail = ndtr(student.ppf(0.025, n - 1) * sqrt(n / (n - 1)))
+    low, high = np.quantile(values[drawn].mean(1), [tail, 1 - tail])
     return float(low), float(high)

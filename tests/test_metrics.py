@@ -9,6 +9,7 @@ from fairnb.metrics import (
     _interval,
     bias,
     bias_by_prompt,
+    bootstrap,
     corrected_bias,
     deviation_ratio,
     diversity,
@@ -198,3 +199,15 @@ def test_shares_are_cleared_of_the_classifiers_confusion() -> None:
     for bad, says in (([[1, 0], [0, 1]], "does not fit 3 classes"), (np.ones((3, 3)), "confuses its classes too much")):
         with pytest.raises(UserError, match=says):
             without_confusion([0.2, 0.3, 0.5], np.array(bad))
+
+
+@pytest.mark.parametrize(("prompts", "least"), [(8, 0.92), (30, 0.925)])
+def test_the_interval_of_a_mean_holds_the_truth(prompts, least):
+    rng = np.random.default_rng(0)
+    truth = np.abs(2 * rng.beta(0.6, 0.6, 1_000_000) - 1).mean()
+    held = 0
+    for _ in range(600):
+        biases = np.abs(2 * rng.binomial(64, rng.beta(0.6, 0.6, prompts)) / 64 - 1)
+        low, high = bootstrap(biases, seed=0)
+        held += low <= truth <= high
+    assert least < held / 600 < 0.98
