@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from fairnb.errors import UserError
 from fairnb.neurons import NeuronSet, count
-from fairnb.pipeline import fingerprint
+from fairnb.pipeline import ROUNDED, fingerprint, sketch
 from fairnb.records import write_atomically
 
 KIND = "fairnb bias neurons 1"
@@ -47,7 +47,7 @@ class BiasNeurons:
         for name, indices in neurons.items():
             if name not in weights or not 0 <= indices.min() <= indices.max() < weights[name].numel():
                 raise UserError(f"neurons of '{name}' do not fit this U-Net: locate them again on this model")
-        self.base_fingerprint = fingerprint(unet)
+        self.base_fingerprint, self._sketch = fingerprint(unet), sketch(unet)
         self.acts_from = acts_from
         self.metadata: dict = {}
         self._unet = unet
@@ -116,7 +116,7 @@ class BiasNeurons:
             for name, delta in self._deltas.items():
                 self._base[name] = weights[name].detach().take(self._indices[name].to(weights[name].device))
                 delta.zero_()
-        self.base_fingerprint = fingerprint(pipe.unet)
+        self.base_fingerprint, self._sketch = fingerprint(pipe.unet), sketch(pipe.unet)
 
     def save(self, path: str | Path, metadata: dict) -> None:
         """Write the patch as safetensors: `<name>.indices` int32 and `<name>.values` (the deltas) float32.
@@ -130,6 +130,8 @@ class BiasNeurons:
         header = {
             "kind": KIND,
             "base": self.base_fingerprint,
+            "dtype": str(self._unet.dtype),
+            "sketch": json.dumps({name: round(value, 5) for name, value in self._sketch.items()}),
             "acts_from": str(self.acts_from),
             "record": json.dumps(metadata),
         }
@@ -189,12 +191,27 @@ class BiasNeurons:
 
 @dataclass(frozen=True)
 class Header:
-    """What a patch file says before its values are read; `neurons`: tensor name -> how many of its weights change."""
+    """What a patch file says before its values are read.
+
+    `base`: the base weights' fingerprint in `dtype`, `sketch` their sketch (empty in files of older versions);
+    `neurons`: tensor name -> how many of its weights change.
+    """
 
     base: str
+    dtype: str
+    sketch: dict[str, float]
     acts_from: int
     record: dict
     neurons: dict[str, int]
+
+    def fits(self, unet: torch.nn.Module) -> bool:
+        """Is `unet` the base, bitwise in the same dtype or, in another dtype, but for rounding?"""
+        if self.base == fingerprint(unet):
+            return True
+        if not self.sketch or self.dtype == str(unet.dtype):
+            return False
+        own = sketch(unet)
+        return own.keys() == self.sketch.keys() and all(abs(own[n] - self.sketch[n]) < ROUNDED for n in own)
 
 
 def read_header(path: str | Path) -> Header:
@@ -209,7 +226,8 @@ def read_header(path: str | Path) -> Header:
         raise UserError(f"{path} is no patch of bias neurons: give a file that BiasNeurons.save wrote")
     try:
         record, acts_from, base = json.loads(about["record"]), int(about.get("acts_from", 0)), about["base"]
-    except (KeyError, ValueError) as error:
+        numbers = {name: float(value) for name, value in json.loads(about.get("sketch", "{}")).items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"the header of patch {path} is damaged ({error}): train or copy it again") from error
     names = [name.removesuffix(".values") for name in shapes if name.endswith(".values")]
     paired = {f"{name}.{part}" for name in names for part in ("indices", "values")}
@@ -217,7 +235,8 @@ def read_header(path: str | Path) -> Header:
         raise UserError(f"patch {path} lacks a part: train or copy it again")
     if any(len(shapes[f"{n}.values"]) != 1 or shapes[f"{n}.values"] != shapes[f"{n}.indices"] for n in names):
         raise UserError(f"patch {path} holds values that do not match their indices: train or copy it again")
-    return Header(base, acts_from, record, {name: shapes[f"{name}.values"][0] for name in names})
+    counts = {name: shapes[f"{name}.values"][0] for name in names}
+    return Header(base, about.get("dtype", ""), numbers, acts_from, record, counts)
 
 
 def load_patch(path: str | Path, pipe: StableDiffusionPipeline) -> BiasNeurons:
@@ -226,7 +245,7 @@ def load_patch(path: str | Path, pipe: StableDiffusionPipeline) -> BiasNeurons:
     `UserError` when the file is damaged, no patch, or made for other base weights.
     """
     header = read_header(path)
-    if header.base != fingerprint(pipe.unet):
+    if not header.fits(pipe.unet):
         raise UserError(f"patch {path} was made for other base weights: load that model, without another patch on it")
     tensors = load_file(path)
     neurons = {name: tensors[f"{name}.indices"].long() for name in header.neurons}

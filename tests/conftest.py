@@ -26,13 +26,18 @@ def seeded() -> None:
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> StableDiffusionPipeline:
+    return build_tiny(tmp_path_factory.mktemp("tokenizer"))
+
+
+def build_tiny(folder: Path, width: int = 32, prediction: str = "epsilon", **unet) -> StableDiffusionPipeline:
+    """A random Stable Diffusion: `width` of the text states, what its U-Net predicts, further options of the U-Net."""
     torch.set_num_threads(1)  # on tensors this small a second thread costs time, on a busy machine thirtyfold
     torch.manual_seed(0)
-    tokenizer = _tokenizer(tmp_path_factory.mktemp("tokenizer"))
+    tokenizer = _tokenizer(folder)
     text_encoder = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
-            hidden_size=32,
+            hidden_size=width,
             intermediate_size=64,
             num_hidden_layers=2,
             num_attention_heads=2,
@@ -48,18 +53,24 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> StableDiffusionPipeli
         norm_num_groups=8,
         sample_size=32,
     )
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(16, 32),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=32,
-        attention_head_dim=2,
-        norm_num_groups=8,
-    )
+    options = {
+        "sample_size": 8,
+        "block_out_channels": (16, 32),
+        "layers_per_block": 1,
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "cross_attention_dim": width,
+        "attention_head_dim": 2,
+        "norm_num_groups": 8,
+    }
+    unet = UNet2DConditionModel(**options | unet)
     scheduler = DPMSolverMultistepScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, algorithm_type="dpmsolver++"
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        steps_offset=1,
+        algorithm_type="dpmsolver++",
+        prediction_type=prediction,
     )
     pipe = StableDiffusionPipeline(
         vae=vae,

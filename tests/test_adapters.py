@@ -224,3 +224,24 @@ def test_a_patch_refuses_another_model_and_damaged_files(tiny_pipe, tmp_path):
 def test_neurons_of_another_model_are_refused(tiny_pipe, neurons):
     with pytest.raises(UserError):
         BiasNeurons(tiny_pipe().unet, neurons)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_patch_fits_its_base_in_another_dtype_and_no_other_model(tiny_pipe, tmp_path, dtype):
+    path = tmp_path / "patch.safetensors"
+    trained(tiny_pipe()).save(path, {})
+    half, other, trained_on = tiny_pipe(dtype), tiny_pipe(), tiny_pipe()
+    before = state(half)
+    patch = load_patch(path, half)
+    patch.apply(half)
+    changed = sum(not torch.equal(weight, before[name]) for name, weight in half.unet.named_parameters())
+    assert changed == len(some_neurons(half.unet))
+    patch.remove(half)
+    assert all(torch.equal(weight, before[name]) for name, weight in half.unet.named_parameters())
+    with torch.no_grad():
+        for weight in other.unet.parameters():  # as near as a fine-tuned relative
+            weight += 0.02 * weight.std() * torch.randn_like(weight) if weight.numel() > 1 else 0
+        trained_on.unet.conv_out.weight.view(-1)[0] += 1e-3  # the same dtype: one weight is enough
+    for unlike in (other.to(dtype), trained_on):
+        with pytest.raises(UserError, match="other base weights"):
+            load_patch(path, unlike)

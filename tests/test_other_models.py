@@ -1,0 +1,102 @@
+"""Models that are not mini-sd: Stable Diffusion 2.x in small, and the base in half precision, through every step."""
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
+
+from fairnb import neurons as nr
+from fairnb.adapters import BiasNeurons, load_patch
+from fairnb.attributes import GENDER
+from fairnb.audit import audit
+from fairnb.classifiers import load_classifier
+from fairnb.faces import load_detector
+from fairnb.finetune import Alignment, Eyes
+from fairnb.fullsize import Middle
+from fairnb.pipeline import load_pipeline, save_pipeline
+from fairnb.profiles import load_profile
+from fairnb.prompts import load_prompt_set, prompt_rows
+from fairnb.sampling import noise, sample
+from fairnb.semantics import load_clip
+from tests.conftest import MINI, build_tiny
+
+PLACE = {"contents": ["house", "tree"], "contexts": ["at night", "by the sea"]}
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory):
+    """A folder in the shape of Stable Diffusion 2.x: wider text states, linear projections, heads of one width,
+    v-prediction."""
+    folder = tmp_path_factory.mktemp("second")
+    shape = {"use_linear_projection": True, "attention_head_dim": [1, 2]}
+    pipe = build_tiny(folder, width=48, prediction="v_prediction", **shape)
+    return save_pipeline(pipe, folder / "model")
+
+
+def test_the_second_generation_goes_through_every_step(second, tmp_path):
+    P = load_profile("smoke", {"device": "cpu"})
+    pipe, plain = load_pipeline(second, device="cpu"), StableDiffusionPipeline.from_pretrained(second)
+    plain.set_progress_bar_config(disable=True)
+    prompt, start = "a photo of a doctor", noise(pipe, "a photo of a doctor", [0, 1], 0)
+    how = {"num_inference_steps": 3, "guidance_scale": 3.0, "num_images_per_prompt": 2, "output_type": "latent"}
+    expected = plain(prompt, latents=start, **how).images
+    torch.testing.assert_close(sample(pipe, prompt, start, steps=3, guidance=3.0), expected, atol=1e-4, rtol=1e-4)
+
+    jobs = ["doctor", "nurse", "pilot"]
+    found = nr.locate(pipe, GENDER, jobs, k=400, frequency=0.3, timestep=699, seed=0, **PLACE).neurons
+    assert nr.count(found) > 20
+
+    eyes = Eyes(Middle(), load_classifier(P.guide), load_clip(P.clip))
+    adapter = BiasNeurons(pipe.unet, found)
+    changes = {"updates": 2, "acts_from": 0, "confidence": 0.01, "named_every": None, "reference": "original"}
+    run = Alignment(
+        pipe, adapter, eyes, {"gender": [0.5, 0.5]}, P.finetune.model_copy(update=changes), P.sampling, seed=0
+    )
+    history = run.train(jobs[:2], [], tmp_path)
+    assert history.loss.notna().all()
+    values = load_file(tmp_path / "patch.safetensors")
+    assert any(value.any() for name, value in values.items() if name.endswith(".values"))
+
+    patch = load_patch(tmp_path / "patch.safetensors", pipe)
+    patch.apply(pipe, 0.5)
+    patch.remove(pipe)
+    torch.testing.assert_close(sample(pipe, prompt, start, steps=3, guidance=3.0), expected, atol=1e-4, rtol=1e-4)
+    patch.apply(pipe)
+    changed = sample(pipe, prompt, start, steps=3, guidance=3.0)
+    assert not torch.allclose(changed, expected, atol=1e-4)
+    patch.merge(pipe)
+    merged = StableDiffusionPipeline.from_pretrained(save_pipeline(pipe, tmp_path / "merged"))
+    merged.set_progress_bar_config(disable=True)
+    torch.testing.assert_close(merged(prompt, latents=start, **how).images, changed, atol=1e-4, rtol=1e-4)
+
+    rows = prompt_rows(load_prompt_set(P.prompts), "test").head(2)
+    judge = load_classifier(P.judge)
+    page = audit(pipe, rows, Middle(), judge, attributes=["gender"], images=2, folder=tmp_path / "audit", profile=P)
+    assert page.stat().st_size > 10_000
+
+
+def test_half_precision_finds_and_trains_nearly_the_same():
+    """bfloat16 rounds to three digits: not the same set, but far from another one (two noises agree by .09)."""
+    P = load_profile("smoke", {"device": "cpu", "seed": 0})
+    words = load_prompt_set(P.prompts)
+    place = {"contents": words.contents, "contexts": words.contexts}
+    changes = {"images": 6, "part": 6, "pool": 6, "confidence": 0.5}
+    settings = P.finetune.model_copy(update=changes)
+    found, gradients = {}, {}
+    for dtype in (torch.float32, torch.bfloat16):
+        pipe = load_pipeline(MINI, device="cpu", dtype=dtype)
+        k = round(0.2 * sum(weight.numel() for weight in pipe.unet.parameters()))
+        found[dtype] = nr.locate(
+            pipe, GENDER, words.split("train")[:4], k=k, frequency=0.65, timestep=699, seed=0, **place
+        ).neurons
+        adapter = BiasNeurons(pipe.unet, found[torch.float32], 550)
+        eyes = Eyes(load_detector(), load_classifier(P.guide), load_clip(P.clip))
+        run = Alignment(pipe, adapter, eyes, {"gender": [0.5, 0.5]}, settings, P.sampling, seed=0)
+        adapter.attach()
+        run.gradient("pilot", run.originals("pilot"), 0)
+        assert all(delta.dtype == torch.float32 for delta in adapter.parameters())
+        gradients[dtype] = torch.cat([delta.grad for delta in adapter.parameters()])
+        adapter.detach()
+    both = [nr.count(mix(*found.values())) for mix in (nr.intersection, nr.union)]
+    assert both[0] / both[1] > 0.5
+    assert torch.nn.functional.cosine_similarity(*gradients.values(), dim=0) > 0.7
