@@ -115,7 +115,7 @@ def save_pipeline(pipe: StableDiffusionPipeline, folder: str | Path) -> Path:
 def too_long(pipe: StableDiffusionPipeline, prompts: Iterable[str]) -> list[str]:
     """The prompts whose end the text encoder does not see."""
     longest = pipe.tokenizer.model_max_length
-    return [prompt for prompt in prompts if len(pipe.tokenizer(prompt).input_ids) > longest]
+    return [prompt for prompt in prompts if len(pipe.tokenizer(prompt, verbose=False).input_ids) > longest]
 
 
 def encode(pipe: StableDiffusionPipeline, prompts: list[str]) -> torch.Tensor:

@@ -5,7 +5,7 @@ value. Importing this module sets the look (seaborn's "ticks", nothing below 8 p
 too. Colour is never the only cue: classes also have letters, places or markers.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -172,7 +172,7 @@ def bias_dumbbell(tables: Mapping[str, pd.DataFrame], *, title: str = "") -> Fig
                 axis.annotate(
                     "", head, tail, arrowprops={"arrowstyle": "->", "color": INK, "lw": 1, "shrinkA": 4, "shrinkB": 4}
                 )
-    axis.set_yticks(range(len(order)), order)
+    axis.set_yticks(range(len(order)), _ticks(order))
     axis.set_xlim(-0.02, max([1e-9, *(np.nanmax([*table.high, 0.1]) for table in series.values())]) * 1.03)
     axis.set_ylim(-0.6, len(order) - 0.4)
     axis.set_xlabel("bias (95 % interval); shaded: what a fair generator would score")
@@ -207,7 +207,7 @@ def class_shares(
             axis.plot(planted, rows, "|", color="black", ms=12, mew=2, label="planted")
         axis.set(xlim=(-0.03, 1.03), xlabel=f"share of {name}", ylim=(-0.7, len(table) - 0.3))
     first = np.atleast_1d(axes)[0]
-    first.set_yticks(rows, table.index)
+    first.set_yticks(rows, _ticks(table.index))
     figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     figure.suptitle(title)
     return figure
@@ -402,8 +402,14 @@ def _share_bar(axis, records: pd.DataFrame, attribute: str, label: str) -> None:
 
 
 def _by_label(table: pd.DataFrame) -> pd.DataFrame:
-    """Indexed by occupation, or by prompt where a folder has no occupations."""
-    return table.set_index(table.occupation.where(table.occupation.notna(), table.prompt).rename("row"))
+    """Indexed by occupation, or by prompt where an occupation is missing or has several prompts."""
+    one = table.occupation.notna() & ~table.occupation.duplicated(keep=False)
+    return table.set_index(table.occupation.where(one, table.prompt).rename("row"))
+
+
+def _ticks(labels: Iterable[str]) -> list[str]:
+    """Labels that leave room for the picture."""
+    return [label if len(label) <= 40 else f"{label[:39]}…" for label in labels]
 
 
 def _legend_above(axis, labels: list[str]) -> None:

@@ -205,8 +205,12 @@ def apply(
         raise UserError(f"{out} is not empty: give a new folder")
     pipe = load_pipeline(to, revision=revision, device="cpu")
     adapter = load_patch(patch, pipe)
-    if everywhere:
-        adapter.acts_from = 0
+    if adapter.acts_from and not everywhere:
+        raise UserError(
+            f"{patch} acts in early steps only, and a model's weights know no time: add --everywhere to let it act in "
+            "all steps, or keep it a patch (fairnb generate --patch)"
+        )
+    adapter.acts_from = 0
     adapter.merge(pipe, strength)
     typer.echo(f"{save_pipeline(pipe, out)}: load it with StableDiffusionPipeline.from_pretrained")
 
@@ -251,6 +255,9 @@ def _changed(first: Path, second: Path) -> str:
     from fairnb.metrics import paired_difference, summarise
     from fairnb.records import attributes_of, read_records
 
+    for folder in (first, second):
+        if not (folder / "records.parquet").is_file():
+            raise UserError(f"{folder} holds neither an audit nor a spread: give a folder that fairnb audit wrote")
     tables = [read_records(folder / "records.parquet") for folder in (first, second)]
     common = [about.name for about in attributes_of(tables[0]) if about.name in tables[1]]
     if not common:

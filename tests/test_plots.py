@@ -169,3 +169,12 @@ def test_save_writes_picture_and_caption(tmp_path: Path):
     assert plots.save(figure, tmp_path, "one", " One picture. ") is figure
     assert (tmp_path / "figures" / "one.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "figures" / "one.txt").read_text() == "One picture.\n"
+
+
+def test_several_prompts_of_one_occupation_and_long_ones_have_rows_of_their_own(records: pd.DataFrame):
+    records = records.assign(occupation="doctor", prompt=records.prompt + " and so on" * 50)
+    table = bias_by_prompt(records, "gender")
+    for figure in (plots.bias_dumbbell({"before": table, "after": table}), plots.class_shares(records, "gender")):
+        drawn(figure)
+        labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        assert len(labels) == 3 and len(set(labels)) == 3 and max(map(len, labels)) == 40

@@ -120,7 +120,7 @@ def test_a_patch_for_early_steps_is_merged_only_when_asked(patch, tmp_path, caps
     early.save(tmp_path / "early.safetensors", {})
     command = ["apply", tmp_path / "early.safetensors", "--to", MINI, "--out", tmp_path / "new"]
     assert call(*command) == 2
-    assert "cannot be merged" in capsys.readouterr().err and not (tmp_path / "new").exists()
+    assert "add --everywhere" in capsys.readouterr().err and not (tmp_path / "new").exists()
     assert call(*command, "--everywhere") == 0
 
 
@@ -155,7 +155,7 @@ def test_the_readmes_recipe_loads_a_patch_without_fairnb(monkeypatch):
         (["show", MINI / "model_index.json"], "cannot be read"),
         (["show", MINI / "unet" / "diffusion_pytorch_model.safetensors"], "no patch of bias neurons"),
         (["apply", "none", "--to", MINI, "--out", "o"], "none cannot be read"),
-        (["compare", "a", "b"], "records a/records.parquet cannot be read"),
+        (["compare", "a", "b"], "a holds neither an audit nor a spread"),
     ],
 )
 def test_a_mistake_is_one_sentence(arguments, says, tmp_path, monkeypatch, capsys):
