@@ -67,15 +67,15 @@ def before_and_after(
     """
     rows, images = prompt_rows(words, "validation", "test"), profile.evaluate.images
     records = {}
-    for name, strength in (("before", 0.0), ("after", 1.0)):
-        patch.apply(pipe, strength)
-        place = Path(folder) / "images" / name
-        generate(
-            pipe, rows, images=images, folder=place, seed=profile.seed, replace=True, **profile.sampling.model_dump()
-        )
-        records[name] = look(place, detector, judge)
-        write_records(records[name], Path(folder) / f"{name}.parquet")
-    patch.remove(pipe)
+    how = {"images": images, "seed": profile.seed, "replace": True, **profile.sampling.model_dump()}
+    try:
+        for name, strength in (("before", 0.0), ("after", 1.0)):
+            patch.apply(pipe, strength)
+            place = generate(pipe, rows, folder=Path(folder) / "images" / name, **how)
+            records[name] = look(place, detector, judge)
+            write_records(records[name], Path(folder) / f"{name}.parquet")
+    finally:
+        patch.remove(pipe)
     change = metrics.paired_difference(records["before"], records["after"], attribute, seed=profile.seed)
     lines = [f"| {attribute}, {len(rows)} occupations, {images} images each | bias | 95 % interval |", "|---|---|---|"]
     for name, table in records.items():

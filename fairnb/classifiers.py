@@ -131,12 +131,21 @@ def load_classifier(source: str | Path | Source | Sequence[Source], device: torc
         zero_shot = "CLIPModel" in (config.architectures or [])
         classifier = _clip(source) if zero_shot else _image_classifier(source)
     if (path / "accuracy.json").is_file():
-        measured = json.loads((path / "accuracy.json").read_text())
-        classifier.accuracy = measured["accuracy"]
+        _tell_accuracy(classifier, path / "accuracy.json")
+    return classifier.eval().requires_grad_(False).to(device)
+
+
+def _tell_accuracy(classifier: Classifier, path: Path) -> None:
+    try:
+        measured = json.loads(path.read_text(encoding="utf-8"))
+        classifier.accuracy = dict(measured["accuracy"])
         for attribute, counts in measured.get("confusion", {}).items():
             names = classifier.classes[attribute]
             classifier.confusion[attribute] = np.array([[counts[true][seen] for seen in names] for true in names])
-    return classifier.eval().requires_grad_(False).to(device)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} does not tell this classifier's accuracy ({error}): measure it or delete it"
+        ) from error
 
 
 def declared_table(source: Source, labels: dict[int, object], whole: bool = True) -> Table:

@@ -1,6 +1,7 @@
 """Classifiers load from the formats of the field, group their labels, and give gradients."""
 
 import pickle
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -178,3 +179,11 @@ def test_guide_and_judge_are_different_models():
     guide, judge = (load_classifier(MINI / name) for name in ("guide", "judge"))
     assert guide.classes == judge.classes and set(judge.accuracy) == set(judge.classes)
     assert type(guide.model) is not type(judge.model)
+
+
+def test_a_damaged_accuracy_file_is_named(tmp_path):
+    shutil.copytree(MINI / "judge", tmp_path / "judge")
+    for content in ("{", "[]", '{"accuracy": {}, "confusion": {"gender": {}}}', '{"accuracy": 3}'):
+        (tmp_path / "judge" / "accuracy.json").write_text(content)
+        with pytest.raises(UserError, match="accuracy.json does not tell"):
+            load_classifier(tmp_path / "judge")
