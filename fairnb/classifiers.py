@@ -143,9 +143,7 @@ def _tell_accuracy(classifier: Classifier, path: Path) -> None:
             names = classifier.classes[attribute]
             classifier.confusion[attribute] = np.array([[counts[true][seen] for seen in names] for true in names])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path} does not tell this classifier's accuracy ({error}): measure it or delete it"
-        ) from error
+        raise UserError(f"{path} does not tell the accuracy ({error}): measure it or delete it") from error
 
 
 def declared_table(source: Source, labels: dict[int, object], whole: bool = True) -> Table:

@@ -118,8 +118,11 @@ def _section(title: str, content: str) -> str:
 
 
 def _headline(attribute: str, values: dict[str, Any]) -> str:
+    ends = {
+        key: f" [{_number(low)}, {_number(high)}]" for key, (low, high) in values.get("intervals", {}).items()
+    }  # 95 %
     cards = "".join(
-        f"<div><b>{_number(values[key], key in SHARES)}</b><span>{label}</span></div>"
+        f"<div><b>{_number(values[key], key in SHARES)}</b><span>{label}{ends.get(key, '')}</span></div>"
         for key, label in HEADLINE.items()
         if key in values
     )

@@ -32,11 +32,18 @@ def fill(folder: Path, **summary: object) -> None:
 
 
 def test_the_page_stands_alone_and_holds_everything(profile: Profile) -> None:
-    gender = {"bias_before": 0.871, "bias_after": None, "floor": 0.1, "explicit_obeyed": 0.953, "n_images": 512}
+    gender = {
+        "bias_before": 0.871,
+        "intervals": {"bias_before": [0.8, 0.93]},
+        "bias_after": None,
+        "floor": 0.1,
+        "explicit_obeyed": 0.953,
+        "n_images": 512,
+    }
     minutes = {"05_finetune_bias_neurons": 7.25, "total": 7.25}
     fill(profile.folder, gender=gender, minutes=minutes, provenance=provenance(profile))
     page = write_report(profile).read_text(encoding="utf-8")
-    assert page.count('src="data:image/png;base64,') == 3
+    assert page.count('src="data:image/png;base64,') == 3 and "[0.8, 0.93]" in page
     assert not re.search(r'(?:src|href)="(?!data:)', page) and "@import" not in page and "url(" not in page
     for text in ["Before &amp; after &lt;the patch&gt;.", "Where neurons live", "no caption", "doctor", "0.123"]:
         assert text in page
