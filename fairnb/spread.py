@@ -18,7 +18,7 @@ from fairnb.profiles import Profile, load_profile
 from fairnb.records import read_json, relative, require, write_json
 
 OWN = ("name", "seed", "device", "output")  # settings in which runs of one result may differ
-LEAST = 0.01  # half of the narrowest tolerance: another processor rounds differently, which turns single pictures
+LEAST = 0.02  # of the mean, half of the narrowest tolerance: another processor rounds otherwise, and faces turn
 NEURONS_MINUS_RANDOM = "bias_neurons_minus_random"
 
 
@@ -48,7 +48,7 @@ def read_spread(path: str | Path) -> pd.DataFrame:
     except (AssertionError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} holds no spread of several runs: write it with fairnb spread") from error
     n, mean, std = len(figures), figures.mean(), figures.std()
-    half = (student.ppf(0.975, n - 1) * std * sqrt(1 + 1 / n)).clip(lower=LEAST)
+    half = (student.ppf(0.975, n - 1) * std * sqrt(1 + 1 / n)).clip(lower=LEAST * mean.abs())
     table = pd.DataFrame({"n": n, "mean": mean, "std": std, "least": figures.min(), "most": figures.max()})
     table["low"], table["high"] = mean - half, mean + half
     shares = (table.least >= 0) & (table.most <= 1) & ~table.index.str.endswith(NEURONS_MINUS_RANDOM)
