@@ -31,7 +31,6 @@ RUNNERS = (
     "fullsize.py",
     "options.py",
     "practice.py",
-    "spread.py",
 )
 NOT_ARTEFACTS = ("notebooks", "stamps", "report.html", "spread.json", "summary.json")
 

@@ -118,9 +118,7 @@ def _section(title: str, content: str) -> str:
 
 
 def _headline(attribute: str, values: dict[str, Any]) -> str:
-    ends = {
-        key: f" [{_number(low)}, {_number(high)}]" for key, (low, high) in values.get("intervals", {}).items()
-    }  # 95 %
+    ends = {key: f" [{_number(low)}, {_number(high)}]" for key, (low, high) in values.get("intervals", {}).items()}
     cards = "".join(
         f"<div><b>{_number(values[key], key in SHARES)}</b><span>{label}{ends.get(key, '')}</span></div>"
         for key, label in HEADLINE.items()

@@ -44,8 +44,8 @@ def read_spread(path: str | Path) -> pd.DataFrame:
     content = read_json(path)
     try:
         figures = pd.DataFrame(content["figures"], index=content["seeds"]).astype(float)
-        assert isinstance(content["settings"], dict)
-    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        dict(content["settings"])
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} holds no spread of several runs: write it with fairnb spread") from error
     n, mean, std = len(figures), figures.mean(), figures.std()
     half = (student.ppf(0.975, n - 1) * std * sqrt(1 + 1 / n)).clip(lower=LEAST * mean.abs())
