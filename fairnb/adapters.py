@@ -1,4 +1,4 @@
-"""`BiasNeurons`: change only the chosen scalar weights of a U-Net; train them, apply them at any strength, save them.
+"""What an `Adapter` is, and the first one: `BiasNeurons` changes only the chosen scalar weights of a U-Net.
 
 peft's sparse adapter covers linear layers at one density; convolutions hold two thirds of an SD 1.5 U-Net, so the
 weights are set in place here, and gradients gathered by a hook that frees the dense gradient tensor by tensor.
@@ -6,9 +6,10 @@ weights are set in place here, and gradients gathered by a hook that frees the d
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 from weakref import WeakKeyDictionary
 
 import torch
@@ -22,6 +23,40 @@ from fairnb.pipeline import ROUNDED, fingerprint, sketch
 from fairnb.records import write_atomically
 
 KIND = "fairnb bias neurons 1"
+
+
+class Adapter(Protocol):
+    """A small trainable change of a pipeline: what `finetune` needs of bias neurons, LoRA and others."""
+
+    acts_from: int  # it acts in steps of at least this timestep; 0: in all
+    metadata: dict  # of a file: its training record
+
+    def parameters(self) -> list[torch.Tensor]:
+        """What an optimiser trains, in float32."""
+
+    def attach(self) -> None:
+        """Start training: the change is in place and its parameters collect gradients."""
+
+    def update(self) -> None:
+        """Bring changed parameters into the model, after a step of the optimiser."""
+
+    def disabled(self) -> AbstractContextManager[None]:
+        """The base model, bitwise, while it lasts."""
+
+    def detach(self) -> None:
+        """End training: the base model stands again."""
+
+    def apply(self, pipe: StableDiffusionPipeline, strength: float = 1.0) -> None:
+        """Put the change on at any strength, whatever was applied before; 0 is bitwise the base."""
+
+    def remove(self, pipe: StableDiffusionPipeline) -> None:
+        """The base model again, bitwise."""
+
+    def merge(self, pipe: StableDiffusionPipeline, strength: float = 1.0) -> None:
+        """Make the change part of the model's weights."""
+
+    def save(self, path: str | Path, metadata: dict) -> None:
+        """Write it as safetensors, with a training record."""
 
 
 class BiasNeurons:

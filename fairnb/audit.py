@@ -7,7 +7,7 @@ from diffusers import StableDiffusionPipeline
 from facenet_pytorch import MTCNN
 
 from fairnb import metrics, plots
-from fairnb.adapters import BiasNeurons
+from fairnb.adapters import Adapter
 from fairnb.classifiers import Classifier
 from fairnb.errors import UserError
 from fairnb.generate import generate, look
@@ -53,7 +53,7 @@ def audit(
 
 def before_and_after(
     pipe: StableDiffusionPipeline,
-    patch: BiasNeurons,
+    patch: Adapter,
     words: PromptSet,
     detector: MTCNN,
     judge: Classifier,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from fairnb.adapters import BiasNeurons
+from fairnb.adapters import Adapter
 from fairnb.errors import UserError
 from fairnb.records import write_atomically
 
@@ -24,7 +24,7 @@ class State:
     waited: int = 0
 
 
-def average(state: State, adapter: BiasNeurons, decay: float) -> None:
+def average(state: State, adapter: Adapter, decay: float) -> None:
     """The moving average of the parameters; young averages forget faster, or they would remember the start."""
     decay = min(decay, (1 + state.update) / (10 + state.update))
     current = [parameter.detach() for parameter in adapter.parameters()]
@@ -43,7 +43,7 @@ def remember(state: State, bias: float) -> None:
 
 
 @contextmanager
-def holding(adapter: BiasNeurons, values: list[torch.Tensor]) -> Iterator[None]:
+def holding(adapter: Adapter, values: list[torch.Tensor]) -> Iterator[None]:
     """The adapter with other values of its parameters, while it lasts."""
     own = [parameter.detach().clone() for parameter in adapter.parameters()]
     _put(adapter, values)
@@ -54,20 +54,20 @@ def holding(adapter: BiasNeurons, values: list[torch.Tensor]) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _put(adapter: BiasNeurons, values: list[torch.Tensor]) -> None:
+def _put(adapter: Adapter, values: list[torch.Tensor]) -> None:
     for parameter, value in zip(adapter.parameters(), values, strict=True):
         parameter.copy_(value)
     adapter.update()
 
 
-def save_checkpoint(path: Path, state: State, adapter: BiasNeurons, optimizer: torch.optim.Optimizer) -> None:
+def save_checkpoint(path: Path, state: State, adapter: Adapter, optimizer: torch.optim.Optimizer) -> None:
     """Write all that `resume` needs; the old checkpoint stands until the new one is whole."""
     values = [parameter.detach() for parameter in adapter.parameters()]
     saved = {"state": vars(state), "values": values, "optimizer": optimizer.state_dict()}
     write_atomically(path, lambda temporary: torch.save(saved, temporary))
 
 
-def resume(path: Path, adapter: BiasNeurons, optimizer: torch.optim.Optimizer) -> State:
+def resume(path: Path, adapter: Adapter, optimizer: torch.optim.Optimizer) -> State:
     """The state of a killed run, put into adapter and optimiser; a fresh one without a checkpoint. `UserError` names
     a checkpoint that does not fit."""
     if not path.exists():

@@ -29,7 +29,7 @@ from facenet_pytorch import MTCNN
 from tqdm import tqdm
 
 from fairnb import metrics
-from fairnb.adapters import BiasNeurons
+from fairnb.adapters import Adapter
 from fairnb.alignment import (
     NO_FACE,
     classification_loss,
@@ -82,7 +82,7 @@ class Alignment:
     """
 
     pipe: StableDiffusionPipeline
-    adapter: BiasNeurons
+    adapter: Adapter
     eyes: Eyes
     shares: dict
     settings: Finetune

@@ -13,7 +13,7 @@ from facenet_pytorch import MTCNN
 from IPython import get_ipython
 from matplotlib.figure import Figure
 
-from fairnb.adapters import BiasNeurons
+from fairnb.adapters import Adapter
 from fairnb.classifiers import Classifier
 from fairnb.faces import crop_faces, find_faces, load_detector
 from fairnb.plots import class_grid, picture_rows
@@ -43,7 +43,7 @@ def perceived(images: torch.Tensor, detector: MTCNN, judge: Classifier, attribut
 
 def strength_strip(
     pipe: StableDiffusionPipeline,
-    adapter: BiasNeurons,
+    adapter: Adapter,
     prompt: str,
     *,
     images: int = 8,
@@ -63,7 +63,7 @@ def strength_strip(
 
 def strength_slider(
     pipe: StableDiffusionPipeline,
-    adapter: BiasNeurons,
+    adapter: Adapter,
     prompt: str,
     *,
     images: int = 8,
@@ -110,7 +110,7 @@ def picture_browser(records: pd.DataFrame, attribute: str, *, folder: str | Path
 
 
 @torch.no_grad()
-def _draw(pipe, adapter: BiasNeurons, prompt: str, strength: float, *, images, steps, guidance, seed) -> torch.Tensor:
+def _draw(pipe, adapter: Adapter, prompt: str, strength: float, *, images, steps, guidance, seed) -> torch.Tensor:
     latents = noise(pipe, prompt, range(images), seed)
     adapter.apply(pipe, strength)
     try:
