@@ -11,7 +11,7 @@ from fairnb.attributes import ATTRIBUTES
 from fairnb.errors import UserError
 from fairnb.profiles import Profile
 from fairnb.records import read_json, require, write_atomically
-from fairnb.spread import read_spread
+from fairnb.spread import place, read_spread
 
 HEADLINE = {
     "bias": "bias, mean over prompts",
@@ -59,6 +59,9 @@ few tones are what the classifier can say, not what people are.</li>
 <li>Balanced shares are not fairness: stereotypes in dress, pose or background are not measured here.</li>
 <li>A figure holds for these prompts, this model and these settings only.</li></ul>
 """
+SPREAD = """
+<p>Trainings that differ in the seed alone. A further one is expected between low and high (95 %).</p>
+"""
 STYLE = """
 :root{color-scheme:light dark;--ink:#1c1c1e;--soft:#5f6368;--paper:#fff;--line:#d9dce0;--card:#f5f6f8;--mark:#0b57d0}
 @media(prefers-color-scheme:dark){:root{--ink:#e8eaed;--soft:#a8adb4;--paper:#17181a;--line:#3a3d42;--card:#212327;
@@ -87,11 +90,13 @@ def write_report(profile: Profile) -> Path:
     folder = profile.folder
     require(folder / "summary.json", "00_start_here (or make reproduce)")
     title = f"Bias of {Path(profile.model).name}, measured and reduced"
-    return write_page(folder, "report.html", title, f"Profile {profile.name}; written by fairnb.")
+    remark = f"Profile {profile.name}; written by fairnb."
+    return write_page(folder, "report.html", title, remark, _spread(profile, read_json(folder / "summary.json")))
 
 
-def write_page(folder: str | Path, name: str, title: str, remark: str) -> Path:
-    """Write <folder>/<name>: `remark`, the headlines of the folder's summary.json, its figures, tables and origin."""
+def write_page(folder: str | Path, name: str, title: str, remark: str, trainings: pd.DataFrame | None = None) -> Path:
+    """Write <folder>/<name>: `remark`, the headlines of the folder's summary.json, its figures, tables and origin; and
+    `trainings`, how the figures spread over several of them."""
     folder = Path(folder)
     summary = read_json(folder / "summary.json")
     body = [
@@ -100,7 +105,7 @@ def write_page(folder: str | Path, name: str, title: str, remark: str) -> Path:
         _section("How to read this", READING),
         _section("Figures", "".join(_figure(path) for path in sorted((folder / "figures").glob("*.png")))),
         _section("Tables", "".join(_table(path) for path in sorted((folder / "tables").glob("*.csv")))),
-        _section("Spread over trainings", _spread(folder / "spread.json")),
+        _section("Spread over trainings", SPREAD + _html(trainings.reset_index()) if trainings is not None else ""),
         _section("Limits", LIMITS),
         _section("Time", _minutes(summary.get("minutes", {}))),
         _section("Where it comes from", _provenance(summary.get("provenance", {}))),
@@ -164,11 +169,16 @@ def _html(table: pd.DataFrame) -> str:
     return f'<div class="wide">{html}</div>'
 
 
-def _spread(path: Path) -> str:
-    if not path.is_file():
-        return ""
-    remark = "The same result with several seeds; a further run is expected between low and high (95 %)."
-    return f"<p>{remark}</p>{_html(read_spread(path).reset_index())}"
+def _spread(profile: Profile, summary: dict[str, Any]) -> pd.DataFrame | None:
+    """The spread of the folder's own seeds; else this run beside the trainings that came with the model, if it has
+    their settings."""
+    own, shipped = profile.folder / "spread.json", Path(profile.model) / "spread.json"
+    if own.is_file():
+        return read_spread(own)
+    try:
+        return place(shipped, profile, summary) if shipped.is_file() else None
+    except (UserError, KeyError, TypeError):  # other settings, not yet run to its end, or no face anywhere
+        return None
 
 
 def _minutes(minutes: dict[str, float]) -> str:

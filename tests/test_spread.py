@@ -66,6 +66,12 @@ def test_the_report_shows_the_spread(tmp_path):
     write_spread(folders, folders[0] / "spread.json")
     page = write_report(load_profile("mini", {"output": str(tmp_path), "name": "run0"})).read_text()
     assert "Spread over trainings" in page and "gender.bias_after" in page
+    alone = run(tmp_path / "alone", 5)  # beside the five that came with the model
+    page = write_report(load_profile("mini", {"output": str(tmp_path), "name": "alone"})).read_text()
+    assert "this run" in page and "inside" in page
+    run(alone, 5, **{"sampling.steps": 5})
+    other = load_profile("mini", {"output": str(tmp_path), "name": "alone", "sampling.steps": 5})
+    assert "Spread over trainings" not in write_report(other).read_text()
 
 
 def test_bad_runs_are_named(tmp_path):
