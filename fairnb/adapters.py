@@ -274,6 +274,20 @@ def read_header(path: str | Path) -> Header:
     return Header(base, about.get("dtype", ""), numbers, acts_from, record, counts)
 
 
+def read_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str], dict]:
+    """Tensors, header and training record of an adapter's file; `UserError` when it is damaged or empty."""
+    try:
+        tensors = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+        record = dict(json.loads(header.get("record", "{}")))
+    except (OSError, SafetensorError, TypeError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): train or copy it again") from error
+    if not tensors:
+        raise UserError(f"{path} cannot be read (no weights in it): train or copy it again")
+    return tensors, header, record
+
+
 def load_patch(path: str | Path, pipe: StableDiffusionPipeline) -> BiasNeurons:
     """Read a patch made for the model in `pipe`; its record is in `.metadata`. Nothing is applied yet.
 

@@ -11,9 +11,9 @@ import torch
 from diffusers import StableDiffusionPipeline
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
+from fairnb.adapters import read_weights
 from fairnb.errors import UserError
 from fairnb.records import write_atomically
 
@@ -139,20 +139,17 @@ def load_lora(path: str | Path, pipe: StableDiffusionPipeline) -> LoRA:
     `UserError` when the file is damaged, holds another kind of weights, a scale of its own (alpha other than the rank),
     or does not fit the model.
     """
-    try:
-        tensors = load_file(path)
-        with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
-        record = json.loads(about.get("record", "{}"))
-    except (OSError, SafetensorError, ValueError) as error:
-        raise UserError(f"LoRA {path} cannot be read ({error}): train or copy it again") from error
-    first = [tensor for name, tensor in tensors.items() if name.endswith(".lora_A.weight")]
+    tensors, header, record = read_weights(path)
+    first = [tensor for name, tensor in tensors.items() if name.endswith(".lora_A.weight") and tensor.ndim == 2]
     parts = [part for part in TARGETS if any(name.startswith(f"{part}.") for name in tensors)]
     if not first or not parts:
         raise UserError(
             f"{path} is no LoRA of a Stable Diffusion: its weights are not named unet.<layer>.lora_A.weight"
         )
-    scale = json.loads(about.get("lora_adapter_metadata", "{}"))
+    try:
+        scale = dict(json.loads(header.get("lora_adapter_metadata", "{}")))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"the header of LoRA {path} is damaged ({error}): train or copy it again") from error
     for part in parts:
         alpha, rank = (scale.get(f"{part}.{key}", len(first[0])) for key in ("lora_alpha", "r"))
         if alpha != rank:

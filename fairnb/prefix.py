@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionPipeline
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
+from fairnb.adapters import read_weights
 from fairnb.errors import UserError
 from fairnb.records import write_atomically
 
@@ -117,12 +117,7 @@ def load_prefix(path: str | Path, pipe: StableDiffusionPipeline) -> PrefixTokens
 
     `UserError` when the file is damaged, holds something else, or vectors of another width.
     """
-    try:
-        tensors = load_file(path)
-        with safe_open(path, framework="pt") as file:
-            record = json.loads((file.metadata() or {}).get("record", "{}"))
-    except (OSError, SafetensorError, ValueError) as error:
-        raise UserError(f"prefix {path} cannot be read ({error}): train or copy it again") from error
+    tensors, _, record = read_weights(path)
     values = next(iter(tensors.values()))
     width = pipe.text_encoder.get_input_embeddings().weight.shape[1]
     if len(tensors) != 1 or values.ndim != 2 or values.shape[1] != width:

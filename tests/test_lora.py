@@ -133,6 +133,13 @@ def test_what_does_not_fit_is_refused(tiny_pipe, tmp_path):
     save_file(tensors, path, metadata={"lora_adapter_metadata": '{"text_encoder.lora_alpha": 8, "text_encoder.r": 4}'})
     with pytest.raises(UserError, match="alpha 8 at rank 4"):
         load_lora(path, pipe)
+    for damaged in ("{", "[1]"):
+        save_file(tensors, path, metadata={"lora_adapter_metadata": damaged})
+        with pytest.raises(UserError, match="header of LoRA"):
+            load_lora(path, pipe)
+    save_file(tensors, path, metadata={"record": "[1]"})
+    with pytest.raises(UserError, match="cannot be read"):
+        load_lora(path, pipe)
     name = next(iter(tensors))
     save_file({key: value for key, value in tensors.items() if key != name}, path)
     with pytest.raises(UserError, match="is missing"):

@@ -107,6 +107,9 @@ def test_what_does_not_fit_is_refused(tiny_pipe, tmp_path):
     save_file({"a": torch.zeros(5, 32), "b": torch.zeros(5, 32)}, path)
     with pytest.raises(UserError, match="needs one tensor"):
         load_prefix(path, pipe)
+    save_file({}, path)
+    with pytest.raises(UserError, match="no weights in it"):
+        load_prefix(path, pipe)
     path.write_bytes(b"no")
     with pytest.raises(UserError, match="cannot be read"):
         load_prefix(path, pipe)
