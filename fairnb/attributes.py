@@ -1,6 +1,8 @@
 """The attributes that fairnb measures: *perceived appearance as a classifier sees it*, never identity."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from fairnb.errors import UserError
 
@@ -31,6 +33,15 @@ AGE = Attribute("age", ("young", "old"), ("young", "old"))
 RACE = Attribute("race", ("WMELH", "Black", "Indian", "Asian"), ("white", "black", "Indian", "Asian"))
 
 ATTRIBUTES = {attribute.name: attribute for attribute in (GENDER, SKIN_TONE, AGE, RACE)}
+WORD_ORDER = ("age", "skin_tone", "race", "gender")  # in a prompt: "an old dark-skinned female doctor"
+
+
+def joint(names: Sequence[str]) -> Attribute:
+    """Several attributes as one, whose classes are their combinations: gender+age with "female young", ..."""
+    each = [get_attribute(name) for name in names]
+    classes = tuple(" ".join(parts) for parts in product(*(attribute.classes for attribute in each)))
+    words = tuple(" ".join(parts) for parts in product(*(attribute.words for attribute in each)))
+    return Attribute("+".join(names), classes, words)
 
 
 def get_attribute(name: str) -> Attribute:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, normalize
 from torchvision.models import mobilenet_v3_large
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
@@ -70,6 +70,17 @@ class Classifier(torch.nn.Module):
         """Class probabilities [N, K] for each attribute."""
         return {attribute: logits.softmax(-1) for attribute, logits in self(images).items()}
 
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """What the model makes of images before its last layer decides: normalised features [N, D], differentiable."""
+        last = [module for module in self.model.modules() if isinstance(module, torch.nn.Linear)][-1]
+        seen = []
+        hook = last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        try:
+            self(images)
+        finally:
+            hook.remove()
+        return normalize(seen[0].flatten(1), dim=-1)
+
 
 class Several(Classifier):
     """Classifiers of different attributes as one; each sees the images at its own size."""
@@ -88,6 +99,10 @@ class Several(Classifier):
         """Logits [N, K] for each attribute of each part."""
         return {attribute: logits for part in self.parts for attribute, logits in part(images).items()}
 
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """The features of all parts side by side, normalised."""
+        return normalize(torch.cat([part.features(images) for part in self.parts], 1), dim=-1)
+
 
 class ZeroShot(torch.nn.Module):
     """CLIP's logits [N, C] of images against the features [C, D] of one text per class."""
@@ -95,10 +110,11 @@ class ZeroShot(torch.nn.Module):
     def __init__(self, clip: torch.nn.Module, features: torch.Tensor):
         super().__init__()
         self.clip = clip
-        self.register_buffer("features", features)
+        self.texts = torch.nn.Linear(features.shape[1], len(features), bias=False)
+        self.texts.weight.data = features
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.clip.model.logit_scale.exp() * self.clip.image_features(images) @ self.features.T
+        return self.clip.model.logit_scale.exp() * self.texts(self.clip.image_features(images))
 
 
 def own_table(config) -> Table:

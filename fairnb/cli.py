@@ -75,7 +75,7 @@ def generate(
     model: Annotated[str | None, typer.Option(help="A diffusers folder or hub id instead of the profile's.")] = None,
     images: Annotated[int, typer.Option(min=1, help="Images per prompt.")] = 16,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same images.")] = 0,
-    patch: Annotated[Path | None, typer.Option(help="A bias-neuron patch (.safetensors).")] = None,
+    patch: Annotated[Path | None, typer.Option(help="A patch, LoRA or prefix tokens (.safetensors).")] = None,
     strength: Annotated[float, typer.Option(help="Of the patch: 0 is the original, 1 the debiased model.")] = 1.0,
 ) -> None:
     """Draw images with or without a patch; a killed call, made again, goes on where it stopped.
@@ -89,9 +89,9 @@ def generate(
     settings = load_profile(profile, {"model": model} if model else None)
     pipe = load_pipeline(settings.model, revision=settings.revision, device=settings.device)
     if patch:
-        from fairnb.adapters import load_patch
+        from fairnb.released import load_adapter
 
-        load_patch(patch, pipe).apply(pipe, strength)
+        load_adapter(patch, pipe).apply(pipe, strength)
     rows = [{"prompt_id": i, "prompt": text, "occupation": None, "split": "test"} for i, text in enumerate(prompts)]
     sampling = settings.sampling
     draw(

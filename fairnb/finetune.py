@@ -4,10 +4,11 @@ An update (Bias Neurons; FFD, Shen et al., ICLR 2024): images of one prompt are 
 guide looks at their faces, `alignment` says which class each should have, and the gradient of
 
     class_weight * cross-entropy + dynamic weight * (semantics_weight * (1 - cosine) + latent_weight * squared distance)
+    + face_weight * (1 - cosine of faces)
 
-(the last two to a reference picture from the same noise, see `Alignment.references`) is carried from the pictures to
-the latents by autograd and from there to the weights by `sampling`. It runs under `accelerate launch` unchanged: the
-images of an update are divided over the processes.
+(to a reference picture from the same noise, see `Alignment.references`, and to a whole face, `Alignment.face_goal`) is
+carried from the pictures to the latents by autograd and from there to the weights by `sampling`. It runs under
+`accelerate launch` unchanged: the images of an update are divided over the processes.
 
 Two additions of ours: every so manyth update draws a prompt that names a class and asks for the picture the original
 model draws for it (`finetune.named_every`), so that what is unlearned is the occupation's class, not the word's; and
@@ -33,23 +34,27 @@ from fairnb.adapters import Adapter
 from fairnb.alignment import (
     NO_FACE,
     classification_loss,
+    damped_inside,
     dynamic_weight,
+    face_loss,
     latent_loss,
     must_change,
+    nearest_faces,
     semantics_loss,
     targets,
 )
-from fairnb.attributes import get_attribute
+from fairnb.attributes import WORD_ORDER, get_attribute
 from fairnb.checkpoint import State, average, holding, remember, resume, save_checkpoint
 from fairnb.classifiers import Classifier
 from fairnb.errors import UserError
 from fairnb.faces import Faces, crop_faces, find_faces
 from fairnb.profiles import Finetune, Sampling
-from fairnb.prompts import photo_of
+from fairnb.prompts import name_class
 from fairnb.records import write_atomically
 from fairnb.sampling import adjusted_backward, decode, noise, sample, sample_with_gradient, trajectory
-from fairnb.semantics import Clip
+from fairnb.semantics import Clip, Dino
 
+SURE = 0.9  # the guide's probability from which a face is surely of its class (FFD)
 JITTER = 0.04  # of the face's size: the guide sees a slightly different crop each time, so no single pixel pleases it
 
 
@@ -60,25 +65,50 @@ class Eyes:
     detector: MTCNN
     guide: Classifier
     clip: Clip
+    dino: Dino | None = None
+
+    @property
+    def encoders(self) -> int:
+        """How many encoders `image_features` sets side by side."""
+        return 1 if self.dino is None else 2
+
+    def image_features(self, images: torch.Tensor) -> torch.Tensor:
+        """CLIP's features [N, D] of images, DINO's beside them where there is one. Each has length 1, so the cosine of
+        two such rows is the mean of the encoders' cosines."""
+        features = self.clip.image_features(images)
+        return features if self.dino is None else torch.cat([features, self.dino.image_features(images)], 1)
 
 
 @dataclass
 class Originals:
-    """What the unchanged model draws from each noise of a prompt's pool: latents [P, C, h, w], features [P, D] and
-    classes [P, A] of the aligned attributes (-1 without a face); `named` holds latents and features of the pool drawn
-    with the words of wanted classes in the prompt."""
+    """What the unchanged model draws from each noise of a prompt's pool, and what the eyes see of it.
+
+    `latents` [P, C, h, w], `features` [P, D], face `boxes` [P, 4] (NaN without a face), `classes` [P, A] of the aligned
+    attributes (-1 without a face), whether the guide is `sure` [P] of all of them, and the `faces`' features [P, F]
+    (None without `finetune.face_weight`).
+    """
 
     latents: torch.Tensor
     features: torch.Tensor
+    boxes: np.ndarray
     classes: torch.Tensor
-    named: dict[tuple[int, ...], tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    sure: torch.Tensor
+    faces: torch.Tensor | None
+
+
+@dataclass
+class Bank:
+    """Whole faces the unchanged model draws when the prompt names their classes: features [M, F], classes [M, A]."""
+
+    faces: torch.Tensor
+    classes: torch.Tensor
 
 
 @dataclass
 class Alignment:
     """One run: the model, its adapter and eyes, and the shares that each attribute's classes should get.
 
-    `known` keeps the originals per occupation; runs that differ only in their adapter may share it.
+    `known` keeps the originals per prompt, `bank` whole faces; runs that differ only in their adapter may share both.
     """
 
     pipe: StableDiffusionPipeline
@@ -89,6 +119,7 @@ class Alignment:
     sampling: Sampling
     seed: int
     known: dict[str, Originals] = field(default_factory=dict)
+    bank: Bank | None = None
 
     @cached_property
     def accelerator(self) -> Accelerator:
@@ -96,21 +127,25 @@ class Alignment:
         return Accelerator()
 
     def train(self, train: list[str], validation: list[str], folder: str | Path, record: dict | None = None):
-        """Fine-tune on the occupations `train`; returns the history, a row an update.
+        """Fine-tune on the prompts `train`; returns the history, a row an update.
 
         Leaves in `folder`: `patch.safetensors` (the moving average of the weights where its validation bias was
         lowest), `history.csv` and, while it runs, `checkpoint.pt`, from which a killed run resumes with equal
         results. `UserError` when the loss is not finite or the images cannot be divided over the processes.
         """
+        self.check_shares()
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         settings, main = self.settings, self.accelerator.is_main_process
         if settings.images % self.accelerator.num_processes:
             count = self.accelerator.num_processes
             raise UserError(f"finetune.images = {settings.images} cannot be divided over {count} processes")
-        optimizer = torch.optim.Adam(self.adapter.parameters(), settings.learning_rate)
+        rate, decay = settings.learning_rate, settings.weight_decay
+        optimizer = torch.optim.AdamW(self.adapter.parameters(), rate, weight_decay=decay)
         state = resume(folder / "checkpoint.pt", self.adapter, optimizer)
         self.adapter.attach()
+        if settings.face_weight and self.bank is None:
+            self.bank = self.gather_bank(train)
         if settings.gradient_checkpointing:
             self.pipe.unet.enable_gradient_checkpointing()
             self.pipe.vae.enable_gradient_checkpointing()
@@ -120,23 +155,23 @@ class Alignment:
             for number in progress:
                 if state.waited >= settings.patience:
                     break
-                occupation = pick_occupation(train, self.seed, number)
-                if occupation not in self.known:
-                    self.known[occupation] = self.originals(occupation)
-                row = self.gradient(occupation, self.known[occupation], number)
+                prompt = pick_prompt(train, self.seed, number)
+                if prompt not in self.known:
+                    self.known[prompt] = self.originals(prompt)
+                row = self.gradient(prompt, self.known[prompt], number)
                 if not np.isfinite(row["loss"]):
                     raise UserError(
-                        f"the loss is {row['loss']} at update {number} ({occupation}): lower finetune.learning_rate "
-                        f"({settings.learning_rate}) and start again in a new folder"
+                        f"the loss is {row['loss']} at update {number} ({prompt}): lower finetune.learning_rate "
+                        f"({rate}) and start again in a new folder"
                     )
                 for group in optimizer.param_groups:  # decays to 0: large steps overshoot from one job to the next
-                    group["lr"] = settings.learning_rate * (1 - number / settings.updates)
+                    group["lr"] = rate * (1 - number / settings.updates)
                 optimizer.step()
                 optimizer.zero_grad()
                 self.adapter.update()
                 average(state, self.adapter, settings.ema)
                 state.update = number + 1
-                row |= {"update": state.update, "occupation": occupation}
+                row |= {"update": state.update, "prompt": prompt}
                 if validation and state.update % settings.validate_every == 0:
                     with holding(self.adapter, state.averaged):
                         row["validation_bias"] = self.validate(validation)
@@ -158,9 +193,28 @@ class Alignment:
         self.accelerator.wait_for_everyone()
         return history
 
+    def check_shares(self) -> None:
+        """`UserError` for shares of an attribute that the guide does not know, or of more combinations of classes than
+        an update has images."""
+        for key, wanted in self.shares.items():
+            names = (key,) if isinstance(key, str) else key
+            for name in names:
+                if name not in self.eyes.guide.classes:
+                    known = ", ".join(self.eyes.guide.classes)
+                    raise UserError(f"shares of {name} cannot be trained: the guide only knows {known}")
+            cells = int((np.asarray(wanted) > 0).sum())
+            if cells > self.settings.images:
+                raise UserError(
+                    f"{self.settings.images} images an update cannot show the {cells} combinations of "
+                    f"{' and '.join(names)}: raise finetune.images to {cells} or more"
+                )
+
     def about(self, state: State) -> dict:
         """The training record that goes into the patch."""
-        target = {name if isinstance(name, str) else "+".join(name): list(v) for name, v in self.shares.items()}
+        target = {
+            name if isinstance(name, str) else "+".join(name): np.asarray(wanted).tolist()
+            for name, wanted in self.shares.items()
+        }
         return {
             "target": target,
             "updates": state.update,
@@ -171,43 +225,57 @@ class Alignment:
         }
 
     @torch.no_grad()
-    def originals(self, occupation: str) -> Originals:
-        """Draw the whole pool of an occupation with the base weights, and keep what the eyes see of it."""
+    def originals(self, prompt: str) -> Originals:
+        """Draw the whole pool of a prompt with the base weights, and keep what the eyes see of it."""
         with self.adapter.disabled():
-            latents = self.draw(occupation, range(self.settings.pool))
+            latents = self.draw(prompt, range(self.settings.pool))
         faces, probabilities = self.look(latents)
-        classes = torch.stack([_classes(probabilities[name], faces) for name in self.names], 1)
-        return Originals(latents, self.features(latents), classes)
+        classes, sure = self.judged(faces, probabilities)
+        features = self.face_features(latents, faces) if self.settings.face_weight else None
+        return Originals(latents, self.features(latents), faces.boxes, classes, sure, features)
 
     @torch.no_grad()
-    def references(self, occupation: str, originals: Originals, pool: torch.Tensor, wanted: torch.Tensor):
+    def references(self, prompt: str, originals: Originals, pool: torch.Tensor, wanted: torch.Tensor):
         """Latents [N, C, h, w] and features [N, D] of the pictures to which the noises `pool` [N] are pulled.
 
         That is the original, or, with `finetune.reference` "named" and where the class must change to `wanted` [N, A],
         what the original model draws from the same noise when the prompt names that class ("a photo of a female
-        pilot"): a whole face of that class, where cross-entropy alone is content with one at the border. It is the
-        face-realism loss of FFD with the model's own pictures for a bank.
+        pilot"): a whole face of that class, where cross-entropy alone is content with one at the border.
         """
         latents, features = originals.latents[pool], originals.features[pool]
         if self.settings.reference == "original":
             return latents, features
         changed = must_change(wanted, originals.classes[pool])
-        for classes in {tuple(row) for row in wanted[changed].tolist()}:
-            rows = changed & (wanted == wanted.new_tensor(classes)).all(1)
-            latents[rows], features[rows] = (
-                values[pool[rows]] for values in self.named(occupation, originals, classes)
-            )
+        if changed.any():
+            latents[changed] = self.named(prompt, pool[changed].tolist(), wanted[changed].tolist())
+            features[changed] = self.features(latents[changed])
         return latents, features
 
     @torch.no_grad()
-    def named(self, occupation: str, originals: Originals, classes: tuple[int, ...]):
-        """Latents and features of the whole pool, drawn once with the base weights and the words of `classes` [A].
-        Always the whole: rounding depends on a batch's size, and a resumed run must see what an undisturbed one saw."""
-        if classes not in originals.named:
-            with self.adapter.disabled():
-                latents = self.draw(occupation, range(self.settings.pool), self.words(classes))
-            originals.named[classes] = latents, self.features(latents)
-        return originals.named[classes]
+    def named(self, prompt: str, indices: Sequence[int], classes: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Final latents [N, C, h, w] of the unchanged model from the noises `indices`, each with the words of its
+        `classes` [N][A] in the prompt."""
+        with self.adapter.disabled():
+            return self.draw(prompt, indices, [self.words(each) for each in classes])
+
+    @torch.no_grad()
+    def gather_bank(self, prompts: list[str]) -> Bank:
+        """The bank of whole faces for `finetune.face_weight`: a picture for each prompt and each of the classes (of
+        several attributes: their combinations), kept where the guide surely sees what the prompt named.
+
+        FFD takes photographs of real people; this project has none, and an own model knows how it draws a face.
+        """
+        rows = torch.cartesian_prod(*(torch.arange(len(get_attribute(name).classes)) for name in self.names))
+        rows = rows.reshape(len(rows), -1)
+        faces, classes = [], []
+        for number, prompt in enumerate(tqdm(prompts, "face bank", disable=not self.accelerator.is_main_process)):
+            latents = self.named(prompt, [number] * len(rows), rows.tolist())
+            found, probabilities = self.look(latents)
+            seen, sure = self.judged(found, probabilities)
+            good = sure & (seen == rows.to(seen.device)).all(1)
+            faces.append(self.face_features(latents, found)[good])
+            classes.append(seen[good])
+        return Bank(torch.cat(faces), torch.cat(classes))
 
     def told(self, number: int) -> tuple[int, ...] | None:
         """The classes [A] that the prompt of update `number` names, each in turn, or None: a plain prompt.
@@ -222,15 +290,15 @@ class Alignment:
 
     def words(self, classes: tuple[int, ...] | None) -> str:
         """The prompt's words for `classes` [A], "" for none."""
-        named = zip(self.names, classes or (), strict=False)
+        named = sorted(zip(self.names, classes or (), strict=False), key=lambda pair: WORD_ORDER.index(pair[0]))
         return " ".join(get_attribute(name).words[i] for name, i in named)
 
     @torch.no_grad()
-    def validate(self, occupations: list[str]) -> float:
-        """Bias as the guide sees it, mean over the occupations (and over the aligned attributes)."""
+    def validate(self, prompts: list[str]) -> float:
+        """Bias as the guide sees it, mean over the prompts (and over the aligned attributes)."""
         biases = []
-        for occupation in occupations:
-            faces, probabilities = self.look(self.draw(occupation, range(self.settings.images)))
+        for prompt in prompts:
+            faces, probabilities = self.look(self.draw(prompt, range(self.settings.images)))
             found = torch.from_numpy(faces.found)
             biases.append(_bias({name: probs[found] for name, probs in probabilities.items()}))
         return float(np.mean(biases))
@@ -241,19 +309,42 @@ class Alignment:
         return [name for key in self.shares for name in ((key,) if isinstance(key, str) else key)]
 
     @torch.no_grad()
-    def draw(self, occupation: str, indices: Sequence[int], words: str = "") -> torch.Tensor:
-        """Final latents [N, C, h, w] of an occupation's noises `indices`; with `words` the prompt names a class, and
-        the noises stay those of the plain prompt."""
-        prompt = photo_of(f"{words} {occupation}".strip())
-        start = noise(self.pipe, photo_of(occupation), indices, self.seed)
+    def draw(self, prompt: str, indices: Sequence[int], words: Sequence[str] | None = None) -> torch.Tensor:
+        """Final latents [N, C, h, w] of a prompt's noises `indices`; with `words` [N] each names a class in its prompt,
+        and the noises stay those of the plain one."""
+        start = noise(self.pipe, prompt, indices, self.seed)
         how = {"steps": self.sampling.steps, "guidance": self.sampling.guidance}
-        return torch.cat([sample(self.pipe, prompt, part, **how) for part in start.split(self.sampling.batch)])
+        size, drawn = self.sampling.batch, []
+        for first in range(0, len(start), size):
+            rows = slice(first, first + size)
+            each = prompt if words is None else [name_class(prompt, word) for word in words[rows]]
+            drawn.append(sample(self.pipe, each, start[rows], **how))
+        return torch.cat(drawn)
 
     @torch.no_grad()
     def features(self, latents: torch.Tensor) -> torch.Tensor:
-        """CLIP features [N, D] of the pictures of latents."""
+        """CLIP features [N, D] of the pictures of latents, with DINO's beside them where there is one."""
         parts = latents.split(self.sampling.batch)
-        return torch.cat([self.eyes.clip.image_features(decode(self.pipe, part)) for part in parts])
+        return torch.cat([self.eyes.image_features(decode(self.pipe, part)) for part in parts])
+
+    @torch.no_grad()
+    def face_features(self, latents: torch.Tensor, faces: Faces) -> torch.Tensor:
+        """The guide's features [N, F] of the faces in the pictures of latents; NaN without a face."""
+        features, size = [], self.sampling.batch
+        for first in range(0, len(latents), size):
+            rows = slice(first, first + size)
+            images = decode(self.pipe, latents[rows])
+            boxes = np.nan_to_num(faces.boxes[rows], nan=0.0)
+            features.append(self.eyes.guide.features(crop_faces(images, boxes, self.eyes.guide.size)))
+        features = torch.cat(features)
+        features[torch.from_numpy(~faces.found)] = torch.nan
+        return features
+
+    def judged(self, faces: Faces, probabilities: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The guide's classes [N, A] of faces, -1 without one, and whether it is sure [N] of all of them."""
+        classes = torch.stack([_classes(probabilities[name], faces) for name in self.names], 1)
+        sure = torch.stack([probabilities[name].amax(1) >= SURE for name in self.names], 1).all(1)
+        return classes, sure & (classes != NO_FACE).all(1)
 
     @torch.no_grad()
     def look(self, latents: torch.Tensor) -> tuple[Faces, dict[str, torch.Tensor]]:
@@ -274,7 +365,7 @@ class Alignment:
             probabilities[name][torch.from_numpy(faces.found)] = found
         return faces, probabilities
 
-    def gradient(self, occupation: str, originals: Originals, number: int) -> dict[str, float]:
+    def gradient(self, prompt: str, originals: Originals, number: int) -> dict[str, float]:
         """Put the gradient of update `number` into the adapter's parameters; returns its losses, bias and counts."""
         settings, process, count = self.settings, self.accelerator.process_index, self.accelerator.num_processes
         rng = np.random.default_rng(_stable(self.seed, "images", number))
@@ -282,7 +373,7 @@ class Alignment:
         own = slice(process * len(indices) // count, (process + 1) * len(indices) // count)
         jitter = rng.normal(0, JITTER, (len(indices), 4))[own]
         told = self.told(number)
-        latents, backward = self.differentiable(occupation, self.words(told), indices[own].tolist(), number)
+        latents, backward = self.differentiable(prompt, self.words(told), indices[own].tolist(), number)
         faces, probabilities = self.look(latents)
         device = latents.device
         found = self.accelerator.gather(torch.from_numpy(faces.found).to(device))
@@ -298,37 +389,48 @@ class Alignment:
         own_wanted = torch.stack([wanted[name][own] for name in self.names], 1)
         if told:
             weight = torch.ones(len(pool), device=device)
-            goal, goal_features = (drawn[pool] for drawn in self.named(occupation, originals, told))
+            goal = self.named(prompt, pool.tolist(), [told] * len(pool))
+            goal_features = self.features(goal)
         else:
             weight = dynamic_weight(own_wanted, originals.classes[pool], settings.changed_factor)
-            goal, goal_features = self.references(occupation, originals, pool, own_wanted)
+            goal, goal_features = self.references(prompt, originals, pool, own_wanted)
+        changed = must_change(own_wanted, originals.classes[pool])
+        inside = torch.where(changed, 1.0 if told else settings.face_box_factor, 1.0)
+        both = np.fmin(faces.boxes, originals.boxes[indices[own]])[:, :2]
+        both = np.concatenate([both, np.fmax(faces.boxes, originals.boxes[indices[own]])[:, 2:]], 1)
+        face_goal = None
+        if settings.face_weight and not told:
+            face_goal = self.face_goal(latents, faces, originals, pool, own_wanted)
         weights = torch.tensor(
-            [settings.class_weight, settings.semantics_weight, settings.latent_weight], device=device
+            [settings.class_weight, settings.semantics_weight, settings.latent_weight, settings.face_weight],
+            device=device,
         )
-        losses = torch.zeros(3, device=device)
+        losses = torch.zeros(4, device=device)
         for start in range(0, len(pool), settings.part):
             rows = slice(start, start + settings.part)
             images = decode(self.pipe, latents[rows])
-            features = self.eyes.clip.image_features(images)
+            features = self.eyes.image_features(damped_inside(images, both[rows], inside[rows]))
             share = len(images) / len(indices)
             class_loss = self.class_loss(images, faces, jitter, rows, own, wanted, confident)
-            image_loss = semantics_loss(features, goal_features[rows], weight[rows]) * share
+            image_loss = self.eyes.encoders * semantics_loss(features, goal_features[rows], weight[rows]) * share
             distance = latent_loss(latents[rows], goal[rows], weight[rows]) * share
-            three = torch.stack([class_loss, image_loss, distance])
-            (weights @ three).backward()
-            losses += three.detach()
+            realism = self.face_loss(images, faces, rows, face_goal) / len(indices)
+            part = torch.stack([class_loss, image_loss, distance, realism])
+            (weights @ part).backward()
+            losses += part.detach()
         backward(latents.grad)
         for parameter in self.adapter.parameters():
             if parameter.grad is not None:
                 parameter.grad = self.accelerator.reduce(parameter.grad, "sum")
         losses = self.accelerator.reduce(losses, "sum")
-        class_loss, image_loss, distance = losses.tolist()
+        class_loss, image_loss, distance, realism = losses.tolist()
         classes = {name: everyone[name].argmax(1) for name in self.names}
         return {
             "loss": (weights @ losses).item(),
             "class_loss": class_loss,
             "image_loss": image_loss,
             "latent_loss": distance,
+            "face_loss": realism,
             "bias": float("nan") if told else _bias({name: everyone[name][found] for name in self.names}),
             "faceless": int((~found).sum()),
             "to_change": sum(int((wanted[name] != classes[name])[found].sum()) for name in self.names),
@@ -349,11 +451,37 @@ class Alignment:
             loss = loss + mean * sure.sum() / confident[name].sum().clamp(min=1)
         return loss
 
-    def differentiable(self, occupation: str, words: str, indices: list[int], number: int):
+    def face_goal(
+        self, latents: torch.Tensor, faces: Faces, originals: Originals, pool: torch.Tensor, wanted: torch.Tensor
+    ) -> torch.Tensor:
+        """Features [N, F] to which FFD's face-realism loss pulls each face: the original's where its class is kept and
+        sure, else the nearest whole face of the wanted class in the bank; NaN where there is neither."""
+        own = self.face_features(latents, faces)
+        goal = nearest_faces(own.nan_to_num(), wanted, self.bank.faces, self.bank.classes)
+        kept = originals.sure[pool] & ~must_change(wanted, originals.classes[pool])
+        goal[kept] = originals.faces[pool][kept]
+        return goal
+
+    def face_loss(self, images: torch.Tensor, faces: Faces, rows: slice, goal: torch.Tensor | None) -> torch.Tensor:
+        """Sum of the face-realism loss over this part's faces."""
+        with_face = np.flatnonzero(faces.found[rows])
+        if goal is None or not len(with_face):
+            return images.new_zeros(())
+        crops = crop_faces(images[with_face], faces.boxes[rows][with_face], self.eyes.guide.size)
+        return face_loss(self.eyes.guide.features(crops), goal[rows][with_face])
+
+    def steps(self, number: int) -> int:
+        """Denoising steps of update `number`: those of the sampling, or drawn from `finetune.steps` (FFD: 19 to 23)."""
+        if self.settings.steps is None:
+            return self.sampling.steps
+        least, most = self.settings.steps
+        return least + _stable(self.seed, "number of steps", number) % (most + 1 - least)
+
+    def differentiable(self, prompt: str, words: str, indices: list[int], number: int):
         """Final latents [N, C, h, w] as a leaf, and the function that carries their gradient to the weights."""
-        start = noise(self.pipe, photo_of(occupation), indices, self.seed)
-        prompt = photo_of(f"{words} {occupation}".strip())
-        how = {"steps": self.sampling.steps, "guidance": self.sampling.guidance}
+        start = noise(self.pipe, prompt, indices, self.seed)
+        prompt = name_class(prompt, words)
+        how = {"steps": self.steps(number), "guidance": self.sampling.guidance}
         if self.settings.gradient == "adjusted":
             parts = start.split(self.sampling.batch)
             paths = [trajectory(self.pipe, prompt, part, **how) for part in parts]
@@ -382,11 +510,11 @@ class Alignment:
         ).backward(gradient)
 
 
-def pick_occupation(occupations: list[str], seed: int, number: int) -> str:
-    """The occupation of update `number`: each once a round, every round in another order."""
-    round_, place = divmod(number, len(occupations))
-    order = np.random.default_rng(_stable(seed, "order", round_)).permutation(len(occupations))
-    return occupations[order[place]]
+def pick_prompt(prompts: list[str], seed: int, number: int) -> str:
+    """The prompt of update `number`: each once a round, every round in another order."""
+    round_, place = divmod(number, len(prompts))
+    order = np.random.default_rng(_stable(seed, "order", round_)).permutation(len(prompts))
+    return prompts[order[place]]
 
 
 def _stable(*parts: object) -> int:

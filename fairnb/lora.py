@@ -1,4 +1,4 @@
-"""`LoRA`: a low-rank change of the attention of text encoder, U-Net or both, by peft; FFD's adapter (Shen et al., ICLR
+"""`LoRA`: a low-rank change of linear layers of text encoder, U-Net or both, by peft; FFD's adapter (Shen et al., ICLR
 2024, experiments 1 and 3 to 6). Its file is what `pipe.load_lora_weights` reads.
 """
 
@@ -19,15 +19,15 @@ from fairnb.records import write_atomically
 
 KIND = "fairnb lora 1"
 NAME = "fairnb"  # of the adapter within peft's layers
-# The layers that are changed: the projections of every attention, as FFD's.
+# The layers that are changed, as FFD's: the projections of every attention, in the text encoder also its MLPs.
 TARGETS = {
-    "text_encoder": ["q_proj", "k_proj", "v_proj", "out_proj"],
+    "text_encoder": ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
     "unet": ["to_q", "to_k", "to_v", "to_out.0"],
 }
 
 
 class LoRA:
-    """A trainable change B A of rank `rank` of every attention projection in `parts` of the pipeline.
+    """A trainable change B A of rank `rank` of every layer of `TARGETS` in `parts` of the pipeline.
 
     alpha equals the rank, so the file needs no scale: strength 1 is what was trained. The factors are float32 whatever
     the model is. It trains as `BiasNeurons` does: attach, backward, optimiser, update, detach; taken off, the pipeline
@@ -120,7 +120,7 @@ class LoRA:
 
     def save(self, path: str | Path, metadata: dict) -> None:
         """Write the factors in diffusers' layout (`unet.<layer>.lora_A.weight`), with `metadata` in the header."""
-        tensors = {name: factor.detach().cpu().contiguous() for name, factor in self._factors.items()}
+        tensors = {_public(name): factor.detach().cpu().contiguous() for name, factor in self._factors.items()}
         header = {"format": "pt", "kind": KIND, "record": json.dumps(metadata)}
         write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=header))
 
@@ -140,6 +140,7 @@ def load_lora(path: str | Path, pipe: StableDiffusionPipeline) -> LoRA:
     or does not fit the model.
     """
     tensors, header, record = read_weights(path)
+    tensors = {_public(name): tensor for name, tensor in tensors.items()}
     first = [tensor for name, tensor in tensors.items() if name.endswith(".lora_A.weight") and tensor.ndim == 2]
     parts = [part for part in TARGETS if any(name.startswith(f"{part}.") for name in tensors)]
     if not first or not parts:
@@ -155,7 +156,7 @@ def load_lora(path: str | Path, pipe: StableDiffusionPipeline) -> LoRA:
         if alpha != rank:
             raise UserError(f"LoRA {path} has alpha {alpha} at rank {rank}: multiply its lora_B by their ratio first")
     lora = LoRA(pipe, len(first[0]), parts)
-    own = {name: tuple(factor.shape) for name, factor in lora._factors.items()}
+    own = {_public(name): tuple(factor.shape) for name, factor in lora._factors.items()}
     given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     for name in sorted(own.keys() | given.keys()):
         if own.get(name) != given.get(name):
@@ -165,9 +166,15 @@ def load_lora(path: str | Path, pipe: StableDiffusionPipeline) -> LoRA:
             )
     with torch.no_grad():
         for name, factor in lora._factors.items():
-            factor.copy_(tensors[name])
+            factor.copy_(tensors[_public(name)])
     lora.metadata = record
     return lora
+
+
+def _public(name: str) -> str:
+    """A factor's name in files: there the text encoder's layers lie in `text_model`, as transformers 4 has them."""
+    part, _, path = name.partition(".")
+    return name if part != "text_encoder" else f"{part}.text_model.{path.removeprefix('text_model.')}"
 
 
 def _layers(pipe: StableDiffusionPipeline, parts: Sequence[str]) -> dict[str, LoraLayer]:

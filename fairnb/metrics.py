@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.special import entr, ndtr
 from scipy.stats import t as student
 
-from fairnb.attributes import Attribute, get_attribute
+from fairnb.attributes import Attribute, joint
 from fairnb.errors import UserError
 
 DRAWS = 4000  # of every bootstrap: the interval's ends then move by less than a hundredth of its width
@@ -109,13 +109,14 @@ def wilson(k: int, n: int, z: float = 1.959964) -> tuple[float, float]:
 def frequencies(records: pd.DataFrame, attribute: str) -> pd.DataFrame:
     """Per prompt: prompt_id, prompt, occupation, split, n (faces), faceless, and the share of each class.
 
-    Shares of a prompt without any face are NaN.
+    `attribute` may join several, as "gender+age" ("female young", ...). Shares of a prompt without any face are NaN.
     """
     about = _measured(records, attribute)
     rows = []
     for prompt_id, group in records.groupby("prompt_id"):
         faces = group[group.face]
-        shares = [(faces[attribute] == name).mean() if len(faces) else nan for name in about.classes]
+        seen = faces[attribute.split("+")].agg(" ".join, axis=1)
+        shares = [(seen == name).mean() if len(faces) else nan for name in about.classes]
         first = group.iloc[0]
         rows.append(
             {
@@ -131,7 +132,7 @@ def frequencies(records: pd.DataFrame, attribute: str) -> pd.DataFrame:
 
 def bias_by_prompt(records: pd.DataFrame, attribute: str) -> pd.DataFrame:
     """`frequencies` with bias, its 95 % interval (low, high), `corrected_bias`, and the sampling floor for that n."""
-    about = get_attribute(attribute)
+    about = joint(attribute.split("+"))
     table = frequencies(records, attribute)
     shares = table[list(about.classes)].to_numpy(float)
     table["bias"] = bias(shares)
@@ -179,9 +180,10 @@ def paired_difference(before: pd.DataFrame, after: pd.DataFrame, attribute: str,
 
 
 def _measured(records: pd.DataFrame, name: str) -> Attribute:
-    about = get_attribute(name)
-    if name not in records:
-        raise UserError(f"attribute '{name}' was not measured in these records: use a judge that knows it")
+    about = joint(name.split("+"))
+    for part in name.split("+"):
+        if part not in records:
+            raise UserError(f"attribute '{part}' was not measured in these records: use a judge that knows it")
     return about
 
 

@@ -12,7 +12,7 @@ practice = typer.Typer()
 
 ModelArgument = Annotated[str, typer.Argument(help="A diffusers folder or a hub id.")]
 OutOption = Annotated[Path, typer.Option(help="A folder for the results.")]
-PatchOption = Annotated[Path | None, typer.Option(help="A bias-neuron patch (.safetensors) to put on.")]
+PatchOption = Annotated[Path | None, typer.Option(help="A patch, LoRA or prefix tokens (.safetensors) to put on.")]
 StrengthOption = Annotated[float, typer.Option(help="Of the patch: 0 is the original, 1 the debiased model.")]
 
 
@@ -31,9 +31,9 @@ def _load(settings, patch: Path | None = None, strength: float = 1.0):
         settings.model, revision=settings.revision, device=settings.device, dtype=getattr(torch, settings.dtype)
     )
     if patch:
-        from fairnb.adapters import load_patch
+        from fairnb.released import load_adapter
 
-        load_patch(patch, pipe).apply(pipe, strength)
+        load_adapter(patch, pipe).apply(pipe, strength)
     return pipe
 
 
@@ -162,7 +162,7 @@ def finetune(
         "guide": ", ".join(source.model for source in settings.guide),
         "judge": ", ".join(source.model for source in settings.judge),
     }
-    run.train(words.split("train"), words.split("validation"), out, record)
+    run.train(words.prompts("train"), words.prompts("validation"), out, record)
     patch = load_patch(out / "patch.safetensors", pipe)
     figures = before_and_after(pipe, patch, words, eyes.detector, judge, about.name, out, settings)
     write_card(out, base=settings.model, revision=settings.revision, figures=figures)
@@ -198,13 +198,13 @@ def apply(
 
     Example: fairnb apply patches/gender/patch.safetensors --to data/mini-sd --strength 0.8 --out debiased
     """
-    from fairnb.adapters import load_patch
     from fairnb.pipeline import load_pipeline, save_pipeline
+    from fairnb.released import load_adapter
 
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty: give a new folder")
     pipe = load_pipeline(to, revision=revision, device="cpu")
-    adapter = load_patch(patch, pipe)
+    adapter = load_adapter(patch, pipe)
     if adapter.acts_from and not everywhere:
         raise UserError(
             f"{patch} acts in early steps only, and a model's weights know no time: add --everywhere to let it act in "
@@ -213,6 +213,72 @@ def apply(
     adapter.acts_from = 0
     adapter.merge(pipe, strength)
     typer.echo(f"{save_pipeline(pipe, out)}: load it with StableDiffusionPipeline.from_pretrained")
+
+
+@practice.command()
+def convert(
+    files: Annotated[list[Path], typer.Argument(help="FFD's .pth files; a LoRA of text encoder and U-Net together.")],
+    out: Annotated[Path, typer.Option(help="The file to write (.safetensors).")],
+) -> None:
+    """Turn the LoRA or prefix tokens that FFD released into a file that --patch and plain diffusers read.
+
+    Example: fairnb convert text_encoder_lora_EMA.pth --out ffd-gender.safetensors
+    """
+    from fairnb.released import convert as rename
+
+    typer.echo(rename(files, out))
+
+
+@practice.command()
+def experiment(
+    names: Annotated[list[str] | None, typer.Argument(help="Of the profile's experiments; none means all.")] = None,
+    profile: ProfileOption = "mini",
+    change: SetOption = None,
+) -> None:
+    """Train and evaluate experiments of a profile: LoRA, prefix tokens or bias neurons, for one target or several.
+
+    Killed and called again it goes on where it stopped. Pictures, records and result.json lie in
+    outputs/PROFILE/experiments/NAME; fairnb results prints them.
+
+    Example: fairnb experiment exp-1 exp-2 --profile mini --set seed=1 --set name=mini-seed1
+    """
+    from fairnb.classifiers import load_classifier
+    from fairnb.experiments import run_experiment
+    from fairnb.faces import load_detector
+    from fairnb.finetune import Eyes
+    from fairnb.profiles import load_profile
+    from fairnb.prompts import load_prompt_set
+    from fairnb.semantics import load_clip
+
+    settings = load_profile(profile, parse_changes(change))
+    chosen = names or list(settings.experiments)
+    for name in chosen:
+        settings.finetune_of(name)  # a wrong name ends the call before the first training
+    pipe = _load(settings)
+    device = pipe.device
+    eyes = Eyes(load_detector(device), load_classifier(settings.guide, device), load_clip(settings.clip, device))
+    judge, words, known = load_classifier(settings.judge, device), load_prompt_set(settings.prompts), {}
+    for name in chosen:
+        run_experiment(pipe, eyes, judge, words, settings, name, known)
+        typer.echo(f"{name}: {settings.folder / 'experiments' / name / 'result.json'}")
+
+
+@practice.command()
+def results(
+    folders: Annotated[list[Path], typer.Argument(help="Output folders of one profile, of several seeds.")],
+    out: Annotated[Path | None, typer.Option(help="Also write the results there (.json).")] = None,
+) -> None:
+    """What did the experiments do? One line for each kind of prompts and attribute; means and spread over the seeds.
+
+    Example: fairnb results outputs/mini outputs/mini-seed1 outputs/mini-seed2
+    """
+    from fairnb.experiments import read_results, table
+    from fairnb.records import write_json
+
+    found = read_results(folders)
+    typer.echo(table(found).to_string())
+    if out:
+        typer.echo(write_json(out, found))
 
 
 @practice.command()

@@ -81,8 +81,11 @@ class Finetune(_Section):
     pool: Count = 24  # different noises per prompt
     gradient_checkpointing: bool = False  # less memory, more time: activations are made again on the way back
     learning_rate: Positive = 1e-3
+    weight_decay: NotNegative = 0.0
     gradient: Literal["adjusted", "last", "full"] = "adjusted"
     gradient_steps: Count = 3  # denoising steps used per gradient ("full" uses all)
+    steps: Annotated[list[Count], Field(min_length=2, max_length=2)] | None = None  # least and most denoising steps of
+    # an update, drawn anew each time; None: those of sampling
     acts_from: Timestep = 0  # the change is trained and acts in steps of at least this timestep; 0: in all
     class_weight: NotNegative = 1.0
     semantics_weight: NotNegative = 8.0
@@ -90,6 +93,8 @@ class Finetune(_Section):
     reference: Literal["original", "named"] = "original"  # for a class that must change; "named": drawn with its word
     named_every: Count | None = None  # every so manyth prompt names a class, which must still be obeyed
     changed_factor: NotNegative = 0.2  # weight of both where the class is to change
+    face_box_factor: NotNegative = 1.0  # of the semantics loss's gradient inside the face's box, where it is to change
+    face_weight: NotNegative = 0.0  # of the distance of a face's features to those of a whole face of its class
     confidence: Share = 0.8  # targets below it are left out
     ema: Share = 0.99
     validate_every: Count = 15
@@ -115,6 +120,32 @@ class Evaluate(_Section):
     images: Count = 64  # per test prompt and seed
     explicit_images: Count = 16  # per "a photo of a male ..." prompt
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
+
+
+class Experiment(_Section):
+    """Notebooks 08 to 10: an adapter, the shares it is trained for, and what differs from the profile's `finetune`."""
+
+    adapter: Literal["neurons", "lora", "prefix"]
+    parts: Annotated[list[Literal["text_encoder", "unet"]], Field(min_length=1)] = ["text_encoder"]  # a LoRA's
+    rank: Count = 8  # a LoRA's
+    tokens: Count = 5  # of a prefix
+    shares: Annotated[
+        dict[str, list[Real] | None], Field(min_length=1)
+    ]  # per attribute, in order of classes; null: equal
+    joint: bool = True  # several attributes: every combination its share; else each attribute by itself
+    prompts: Annotated[list[str], Field(min_length=1)] = ["occupations"]  # kinds of the prompt set
+    finetune: dict[str, Any] = {}
+
+    @field_validator("shares")
+    @classmethod
+    def _distributions(cls, shares: dict[str, list[float] | None]) -> dict[str, list[float]]:
+        whole = {}
+        for name, wanted in shares.items():
+            classes = get_attribute(name).classes
+            whole[name] = [1 / len(classes)] * len(classes) if wanted is None else wanted
+            if len(whole[name]) != len(classes) or min(whole[name]) < 0 or abs(sum(whole[name]) - 1) > 1e-3:
+                raise ValueError(f"{name}: {wanted} must be a share for each of {', '.join(classes)}, with sum 1")
+        return whole
 
 
 def _absolute_when_local(path: str | None) -> str | None:
@@ -168,6 +199,7 @@ class Profile(_Section):
     locate: Locate = Locate()
     finetune: Finetune = Finetune()
     evaluate: Evaluate = Evaluate()
+    experiments: dict[str, Experiment] = {}
 
     @property
     def folder(self) -> Path:
@@ -198,7 +230,20 @@ class Profile(_Section):
             raise ValueError(f"guide and judge are both {min(shared)}: name another, or set judge_may_guide: true")
         if self.finetune.gradient_steps > self.sampling.steps:
             raise ValueError(f"finetune.gradient_steps exceeds sampling.steps ({self.sampling.steps})")
+        for name in self.experiments:
+            try:
+                self.finetune_of(name)
+            except ValidationError as error:
+                raise ValueError(f"experiments.{name}.finetune: {_explain(error.errors()[0])}") from error
         return self
+
+    def finetune_of(self, name: str) -> Finetune:
+        """The fine-tuning settings of an experiment; `UserError` when there is none of this name."""
+        if name not in self.experiments:
+            raise UserError(
+                f"no experiment '{name}' in profile {self.name}: use {', '.join(self.experiments) or 'none'}"
+            )
+        return Finetune.model_validate(self.finetune.model_dump() | self.experiments[name].finetune)
 
 
 def load_profile(profile: str | Path | dict, overrides: dict[str, Any] | None = None) -> Profile:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from fairnb.errors import UserError
 
 SPLITS = ("train", "validation", "test")
+OCCUPATIONS = "occupations"  # the kind of prompts that every set has
 
 
 def _with_article(phrase: str) -> str:
@@ -27,14 +29,29 @@ def photo_of(phrase: str, style: str = "photo") -> str:
     return f"{_with_article(style)} of {_with_article(phrase)}"
 
 
+def name_class(prompt: str, words: str) -> str:
+    """The prompt with `words` before its subject: "a drawing of a pilot at night" and "female" give "a drawing of a
+    female pilot at night". `UserError` for a prompt that is not written "a STYLE of a SUBJECT"."""
+    if not words:
+        return prompt
+    head, found, subject = prompt.partition(" of a")
+    article, space, subject = subject.partition(" ")
+    if not found or not subject or article not in ("", "n"):
+        raise UserError(f"no class can be named in the prompt '{prompt}': write it like 'a photo of a doctor'")
+    return f"{head} of {_with_article(f'{words} {subject}')}"
+
+
 class PromptSet(BaseModel):
     """Words for prompts. `occupations` maps train, validation and test to disjoint lists: what is debiased on, chosen
-    on, and reported on. `contents` are subjects without people, `contexts` are places and times ("by the sea")."""
+    on, and reported on. `contents` are subjects without people, `contexts` are places and times ("by the sea").
+    `kinds` holds further kinds of prompts with people, each in the same splits, written whole ("a photo of a happy
+    person")."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     occupations: dict[str, list[str]]
     contents: list[str]
     contexts: list[str]
+    kinds: dict[str, dict[str, list[str]]] = {}
 
     @model_validator(mode="after")
     def _consistent(self) -> "PromptSet":
@@ -51,6 +68,17 @@ class PromptSet(BaseModel):
         every = self.all()
         if shared := {word for word in every if every.count(word) > 1}:
             raise ValueError(f"'{min(shared)}' is in two splits of occupations")
+        for kind, splits in self.kinds.items():
+            if kind == OCCUPATIONS or set(splits) != set(SPLITS):
+                raise ValueError(f"kinds.{kind} needs another name than occupations and the splits {', '.join(SPLITS)}")
+        prompts = [prompt for splits in self.kinds.values() for words in splits.values() for prompt in words]
+        if twice := {prompt for prompt in prompts if prompts.count(prompt) > 1}:
+            raise ValueError(f"kinds hold '{min(twice)}' twice")
+        for prompt in prompts:
+            try:
+                name_class(prompt, "old")
+            except UserError as error:
+                raise ValueError(str(error)) from error
         return self
 
     def split(self, name: str) -> list[str]:
@@ -58,6 +86,11 @@ class PromptSet(BaseModel):
         if name not in SPLITS:
             raise UserError(f"unknown split '{name}': use one of {', '.join(SPLITS)}")
         return self.occupations[name]
+
+    def prompts(self, split: str, kinds: Sequence[str] = (OCCUPATIONS,)) -> list[str]:
+        """Whole prompts of one split of the kinds, occupations as "a photo of a ..."."""
+        rows = prompt_rows(self, split, kinds=kinds)
+        return rows.prompt.tolist()
 
     def all(self) -> list[str]:
         """Every occupation, train first, then validation, then test; the position is the prompt id."""
@@ -161,18 +194,31 @@ def _prompts_of_json(text: str, path: Path) -> list[tuple]:
     return [(photo_of(word), word, "test") for words in content.values() for word in words]
 
 
-def prompt_rows(prompts: PromptSet, *splits: str, word: str = "") -> pd.DataFrame:
-    """One row per occupation of the splits: prompt_id, prompt, occupation, split.
+def prompt_rows(
+    prompts: PromptSet, *splits: str, word: str = "", kinds: Sequence[str] = (OCCUPATIONS,)
+) -> pd.DataFrame:
+    """One row per prompt of the splits: prompt_id, prompt, occupation (None in other kinds), split.
 
-    `word` asks for a class explicitly ("male" gives "a photo of a male doctor"). The id is the occupation's position
-    in `prompts.all()`, so it is the same whichever splits are asked for.
+    `word` asks for a class explicitly ("male" gives "a photo of a male doctor"). The id is the prompt's position among
+    all prompts of all kinds, occupations first, so it is the same whichever splits and kinds are asked for.
+    `UserError` for a kind that the set does not have.
     """
-    ids = {occupation: index for index, occupation in enumerate(prompts.all())}
+    every = {
+        OCCUPATIONS: [(photo_of(name), name, split) for split in SPLITS for name in prompts.occupations[split]],
+        **{
+            kind: [(prompt, None, split) for split in SPLITS for prompt in words[split]]
+            for kind, words in prompts.kinds.items()
+        },
+    }
+    if unknown := [kind for kind in kinds if kind not in every]:
+        raise UserError(f"no prompts of kind '{unknown[0]}': use {', '.join(every)}")
+    if unknown := [split for split in splits if split not in SPLITS]:
+        raise UserError(f"unknown split '{unknown[0]}': use one of {', '.join(SPLITS)}")
+    numbered = enumerate((kind, row) for kind, rows in every.items() for row in rows)
+    chosen = [(number, *row) for number, (kind, row) in numbered if kind in kinds and row[2] in splits]
+    chosen.sort(key=lambda row: (splits.index(row[3]), row[0]))
     return pd.DataFrame(
-        [
-            {"prompt_id": ids[name], "prompt": photo_of(f"{word} {name}".strip()), "occupation": name, "split": split}
-            for split in splits
-            for name in prompts.split(split)
-        ],
+        [(number, name_class(prompt, word), occupation, split) for number, prompt, occupation, split in chosen],
         columns=["prompt_id", "prompt", "occupation", "split"],
-    )
+        dtype=object,  # a missing occupation stays None
+    ).astype({"prompt_id": int})

@@ -51,9 +51,17 @@ def noise(pipe: StableDiffusionPipeline, prompt: str, indices: Sequence[int], se
 
 @torch.no_grad()
 def sample(
-    pipe: StableDiffusionPipeline, prompt: str, latents: torch.Tensor, *, steps: int, guidance: float
+    pipe: StableDiffusionPipeline,
+    prompt: str | Sequence[str],
+    latents: torch.Tensor,
+    *,
+    steps: int,
+    guidance: float,
 ) -> torch.Tensor:
-    """Final latents [N,4,h,w] from the noise `latents`: what the pipeline gives for `latents=`, without gradient."""
+    """Final latents [N,4,h,w] from the noise `latents`: what the pipeline gives for `latents=`, without gradient.
+
+    `prompt`: one for all images, or one each.
+    """
     scheduler = fresh_scheduler(pipe, steps)
     embeds = _prompt_embeds(pipe, prompt, guidance)
     latents = latents * scheduler.init_noise_sigma
@@ -183,10 +191,12 @@ def predict(
 ) -> torch.Tensor:
     """Guided prediction [N,4,h,w] at `latents`, both halves of the guidance in one call of the U-Net.
 
-    `embeds` [2,L,D] holds the empty prompt and the prompt, or [1,L,D] the prompt alone (no guidance).
+    `embeds` [2,L,D] holds the empty prompt and the prompt, or [1,L,D] the prompt alone (no guidance); with a prompt for
+    each image it is [2,N,L,D] or [1,N,L,D].
     """
     halves = len(embeds)
-    states = embeds.repeat_interleave(len(latents), dim=0).to(pipe.unet.dtype)
+    each = embeds if embeds.ndim == 4 else embeds[:, None].expand(-1, len(latents), -1, -1)
+    states = each.flatten(0, 1).to(pipe.unet.dtype)
     inputs = torch.cat([latents] * halves).to(pipe.unet.dtype)
     output = pipe.unet(inputs, timestep, encoder_hidden_states=states).sample.to(latents.dtype)
     if halves == 1:
@@ -195,11 +205,15 @@ def predict(
     return empty + guidance * (text - empty)
 
 
-def _prompt_embeds(pipe: StableDiffusionPipeline, prompt: str, guidance: float) -> torch.Tensor:
-    """[2,L,D], or [1,L,D] where guidance <= 1 switches it off as in diffusers; with a graph only if one is wanted."""
+def _prompt_embeds(pipe: StableDiffusionPipeline, prompt: str | Sequence[str], guidance: float) -> torch.Tensor:
+    """[2,L,D], or [1,L,D] where guidance <= 1 switches it off as in diffusers, and [.,N,L,D] for N prompts; with a
+    graph only if one is wanted."""
     wanted = torch.is_grad_enabled() and any(weight.requires_grad for weight in pipe.text_encoder.parameters())
     with torch.set_grad_enabled(wanted):
-        return encode(pipe, ["", prompt] if guidance > 1 else [prompt])
+        if isinstance(prompt, str):
+            return encode(pipe, ["", prompt] if guidance > 1 else [prompt])
+        each = encode(pipe, list(prompt))
+        return torch.stack([encode(pipe, [""]).expand_as(each), each] if guidance > 1 else [each])
 
 
 def _replay(

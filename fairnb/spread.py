@@ -17,7 +17,8 @@ from fairnb.errors import UserError
 from fairnb.profiles import Profile, load_profile
 from fairnb.records import read_json, relative, require, write_json
 
-OWN = ("name", "seed", "device", "output")  # settings in which runs of one result may differ
+# Settings in which runs of one result may differ; experiments are other results.
+OWN = ("name", "seed", "device", "output", "experiments")
 LEAST = 0.02  # of the mean, half of the narrowest tolerance: another processor rounds otherwise, and faces turn
 NEURONS_MINUS_RANDOM = "bias_neurons_minus_random"
 
@@ -92,6 +93,7 @@ def _settings(profile: Profile) -> dict[str, Any]:
 
 
 def _check_settings(wanted: dict[str, Any], profile: Profile) -> None:
+    wanted = _settings(load_profile({**wanted, "name": "spread"}))  # with the defaults of keys it does not know yet
     one, two = (pd.json_normalize(settings).iloc[0].to_dict() for settings in (wanted, _settings(profile)))
     for key in sorted(one.keys() | two.keys()):
         if str(one.get(key)) != str(two.get(key)):

@@ -27,7 +27,7 @@ def run(folder: Path, overrides: dict) -> None:
     eyes = Eyes(load_detector(), load_classifier(profile.guide), load_clip(profile.clip))
     adapter = BiasNeurons(pipe.unet, neurons, profile.finetune.acts_from)
     alignment = Alignment(pipe, adapter, eyes, {"gender": [0.5, 0.5]}, profile.finetune, profile.sampling, seed=0)
-    alignment.train(["chef", "nurse"], ["waiter"], folder)
+    alignment.train(["a photo of a chef", "a photo of a nurse"], ["a photo of a waiter"], folder)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from fairnb.attributes import GENDER
 from fairnb.classifiers import load_classifier
 from fairnb.errors import UserError
 from fairnb.faces import load_detector
-from fairnb.finetune import Alignment, Eyes, pick_occupation
+from fairnb.finetune import Alignment, Eyes, pick_prompt
 from fairnb.profiles import load_profile
 from fairnb.sampling import noise, sample
 from fairnb.semantics import load_clip
@@ -25,6 +25,7 @@ from tests.finetune_run import run
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 COMMAND = [sys.executable, "-m", "tests.finetune_run"]
+PILOT = "a photo of a pilot"
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def whole(tmp_path_factory):
 def test_leaves_patch_and_history_and_no_checkpoint(whole):
     history = pd.read_csv(whole / "history.csv")
     assert history["update"].tolist() == [1, 2, 3, 4]
-    assert sorted(history["occupation"]) == ["chef", "chef", "nurse", "nurse"]
+    assert sorted(history["prompt"].str.split().str[-1]) == ["chef", "chef", "nurse", "nurse"]
     assert history["validation_bias"].notna().sum() == 2
     assert not (whole / "checkpoint.pt").exists()
     values = load_file(whole / "patch.safetensors")
@@ -120,18 +121,18 @@ def test_changed_images_are_pulled_to_the_picture_of_the_named_class(mini):
     run_ = gender_alignment(mini)
     adapter = run_.adapter
     adapter.attach()
-    originals = run_.originals("pilot")
+    originals = run_.originals(PILOT)
     with torch.no_grad():
         adapter.parameters()[0].add_(0.1)  # a trained adapter must not leak into the references
     adapter.update()
     pool, wanted = torch.tensor([2, 0, 1]), originals.classes[torch.tensor([2, 0, 1])].clone()
     wanted[1] = 1 - wanted[1]
-    latents, _ = run_.references("pilot", originals, pool, wanted)
+    latents, _ = run_.references(PILOT, originals, pool, wanted)
     adapter.detach()
     word = GENDER.words[int(wanted[1, 0])]
     how = {"steps": run_.sampling.steps, "guidance": run_.sampling.guidance}
-    plain = sample(mini, "a photo of a pilot", noise(mini, "a photo of a pilot", [2, 1], 0), **how)
-    named = sample(mini, f"a photo of a {word} pilot", noise(mini, "a photo of a pilot", [0], 0), **how)
+    plain = sample(mini, PILOT, noise(mini, PILOT, [2, 1], 0), **how)
+    named = sample(mini, f"a photo of a {word} pilot", noise(mini, PILOT, [0], 0), **how)
     torch.testing.assert_close(latents[[0, 2]], plain, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(latents[[1]], named, rtol=1e-4, atol=1e-4)
 
@@ -142,13 +143,13 @@ def test_a_prompt_that_names_a_class_is_pulled_to_the_original_of_that_prompt(mi
     assert [run_.told(number) for number in range(6)] == [None, (0,), None, (1,), None, (0,)]
     assert [run_.words(classes) for classes in (None, (1,))] == ["", GENDER.words[1]]
     adapter.attach()
-    row = run_.gradient("pilot", run_.originals("pilot"), 1)
+    row = run_.gradient(PILOT, run_.originals(PILOT), 1)
     first = adapter.parameters()[0].grad.clone()
     with torch.no_grad():
         adapter.parameters()[0].add_(0.1)
     adapter.update()
     adapter.parameters()[0].grad = None
-    moved = run_.gradient("pilot", run_.originals("pilot"), 1)
+    moved = run_.gradient(PILOT, run_.originals(PILOT), 1)
     adapter.detach()
     assert row["image_loss"] < 1e-5 and row["latent_loss"] < 1e-6  # an untrained model draws just that picture
     assert moved["image_loss"] > 1e-3 and moved["latent_loss"] > 1e-3
@@ -167,8 +168,8 @@ def test_a_foreign_checkpoint_is_refused(tmp_path):
         run(tmp_path, {})
 
 
-def test_every_occupation_comes_once_a_round():
+def test_every_prompt_comes_once_a_round():
     names = ["a", "b", "c", "d", "e"]
-    rounds = [[pick_occupation(names, 0, number) for number in range(start, start + 5)] for start in (0, 5, 10)]
+    rounds = [[pick_prompt(names, 0, number) for number in range(start, start + 5)] for start in (0, 5, 10)]
     assert all(sorted(order) == names for order in rounds)
     assert rounds[0] != rounds[1] or rounds[1] != rounds[2]

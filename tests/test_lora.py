@@ -93,7 +93,7 @@ def test_the_loop_trains_it(mini, tmp_path, parts):
     eyes = Eyes(load_detector(), load_classifier(P.guide), load_clip(P.clip))
     settings = P.finetune.model_copy(update=changes)
     run = Alignment(mini, lora, eyes, {"gender": [0.5, 0.5]}, settings, P.sampling, seed=0)
-    history = run.train(["pilot", "nurse"], [], tmp_path)
+    history = run.train(["a photo of a pilot", "a photo of a nurse"], [], tmp_path)
     assert len(history) == 2 and history.loss.notna().all() and prints(mini) == before
     values = load_file(tmp_path / "patch.safetensors")
     assert {name.split(".")[0] for name in values} == set(parts)

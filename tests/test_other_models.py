@@ -15,7 +15,7 @@ from fairnb.finetune import Alignment, Eyes
 from fairnb.fullsize import Middle
 from fairnb.pipeline import load_pipeline, save_pipeline
 from fairnb.profiles import load_profile
-from fairnb.prompts import load_prompt_set, prompt_rows
+from fairnb.prompts import load_prompt_set, photo_of, prompt_rows
 from fairnb.sampling import noise, sample
 from fairnb.semantics import load_clip
 from tests.conftest import MINI, build_tiny
@@ -52,7 +52,7 @@ def test_the_second_generation_goes_through_every_step(second, tmp_path):
     run = Alignment(
         pipe, adapter, eyes, {"gender": [0.5, 0.5]}, P.finetune.model_copy(update=changes), P.sampling, seed=0
     )
-    history = run.train(jobs[:2], [], tmp_path)
+    history = run.train([photo_of(job) for job in jobs[:2]], [], tmp_path)
     assert history.loss.notna().all()
     values = load_file(tmp_path / "patch.safetensors")
     assert any(value.any() for name, value in values.items() if name.endswith(".values"))
@@ -93,7 +93,7 @@ def test_half_precision_finds_and_trains_nearly_the_same():
         eyes = Eyes(load_detector(), load_classifier(P.guide), load_clip(P.clip))
         run = Alignment(pipe, adapter, eyes, {"gender": [0.5, 0.5]}, settings, P.sampling, seed=0)
         adapter.attach()
-        run.gradient("pilot", run.originals("pilot"), 0)
+        run.gradient("a photo of a pilot", run.originals("a photo of a pilot"), 0)
         assert all(delta.dtype == torch.float32 for delta in adapter.parameters())
         gradients[dtype] = torch.cat([delta.grad for delta in adapter.parameters()])
         adapter.detach()

@@ -92,7 +92,7 @@ def test_the_loop_trains_it(mini, tmp_path):
     changes = {"updates": 2, "acts_from": 0, "confidence": 0.5, "reference": "original"}
     settings = P.finetune.model_copy(update=changes)
     run = Alignment(mini, prefix, eyes, {"gender": [0.5, 0.5]}, settings, P.sampling, seed=0)
-    history = run.train(["pilot", "nurse"], [], tmp_path)
+    history = run.train(["a photo of a pilot", "a photo of a nurse"], [], tmp_path)
     assert len(history) == 2 and history.loss.notna().all() and fingerprint(mini.text_encoder) == before
     assert not torch.allclose(load_file(tmp_path / "patch.safetensors")[TOKEN], start)
 

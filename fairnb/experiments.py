@@ -1,0 +1,261 @@
+"""An experiment: train one adapter for one target, and let the judge see what it does beside the original model.
+
+FFD's exp-1 to exp-6 (Shen et al., ICLR 2024) and their like with bias neurons are values of the profile's
+`experiments`; they differ in adapter, shares and prompts, and share one loop (`finetune`) and one evaluation.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from functools import reduce
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from diffusers import StableDiffusionPipeline
+
+from fairnb import metrics
+from fairnb.adapters import Adapter, BiasNeurons
+from fairnb.attributes import get_attribute
+from fairnb.classifiers import Classifier
+from fairnb.errors import UserError
+from fairnb.finetune import SURE, Alignment, Eyes
+from fairnb.generate import generate, image_path, load_image, look
+from fairnb.lora import LoRA
+from fairnb.neurons import NeuronSet, load_neurons, locate, save_neurons, union
+from fairnb.prefix import PrefixTokens
+from fairnb.profiles import Experiment, Profile
+from fairnb.prompts import OCCUPATIONS, PromptSet, name_class, photo_of, prompt_rows
+from fairnb.records import provenance, read_json, read_records, write_json, write_records
+from fairnb.released import load_adapter
+
+DRIFT_IMAGES = 8  # of each prompt without people
+
+
+def shares_of(experiment: Experiment) -> dict[str | tuple[str, ...], np.ndarray]:
+    """The shares as `Alignment` wants them: jointly the product [K1, K2, ...] of the attributes' own, else each [K]."""
+    if len(experiment.shares) == 1 or not experiment.joint:
+        return {name: np.asarray(wanted) for name, wanted in experiment.shares.items()}
+    return {tuple(experiment.shares): reduce(np.multiply.outer, map(np.asarray, experiment.shares.values()))}
+
+
+def make_adapter(pipe: StableDiffusionPipeline, name: str, profile: Profile, words: PromptSet) -> Adapter:
+    """The untrained adapter of an experiment. Neurons are located per attribute, once for all, and united."""
+    experiment = profile.experiments[name]
+    if experiment.adapter == "lora":
+        return LoRA(pipe, experiment.rank, experiment.parts, profile.seed)
+    if experiment.adapter == "prefix":
+        return PrefixTokens(pipe, experiment.tokens, profile.seed)
+    found = [_neurons(pipe, attribute, profile, words) for attribute in experiment.shares]
+    return BiasNeurons(pipe.unet, reduce(union, found), profile.finetune_of(name).acts_from)
+
+
+def _neurons(pipe: StableDiffusionPipeline, attribute: str, profile: Profile, words: PromptSet) -> NeuronSet:
+    path = profile.folder / "experiments" / f"neurons_{attribute}.safetensors"
+    chosen = profile.locate
+    if not path.is_file():
+        found = locate(
+            pipe,
+            get_attribute(attribute),
+            words.split("train"),
+            k=max(1, round(chosen.k * sum(weight.numel() for weight in pipe.unet.parameters()))),
+            frequency=chosen.frequency,
+            timestep=chosen.timestep,
+            contents=words.contents,
+            contexts=words.contexts,
+            seed=profile.seed,
+        )
+        save_neurons(found.neurons, path, {key: json.dumps(value) for key, value in found.settings.items()})
+    return load_neurons(path)
+
+
+def run_experiment(
+    pipe: StableDiffusionPipeline,
+    eyes: Eyes,
+    judge: Classifier,
+    words: PromptSet,
+    profile: Profile,
+    name: str,
+    known: dict | None = None,
+) -> dict:
+    """Train an experiment of the profile, evaluate it, and return its result (also written to result.json).
+
+    Everything lies in <profile's folder>/experiments/<name>. What is there is not done again; a killed run goes on.
+    Experiments of the same model, seed and noises may share `known` (see `Alignment`). `UserError` when the folder
+    holds a run of other settings.
+    """
+    experiment, settings = profile.experiments[name], profile.finetune_of(name)
+    folder = profile.folder / "experiments" / name
+    plan = {"experiment": experiment.model_dump(), "finetune": settings.model_dump(), "seed": profile.seed}
+    if (folder / "plan.json").is_file() and read_json(folder / "plan.json") != json.loads(json.dumps(plan)):
+        raise UserError(f"{folder} holds a run of other settings: delete it or choose another output")
+    write_json(folder / "plan.json", plan)
+    if not (folder / "patch.safetensors").is_file():
+        adapter = make_adapter(pipe, name, profile, words)
+        # Originals are shared where their pool is the same and the eyes looked for the same.
+        looked = (settings.pool, settings.face_weight > 0, *experiment.shares)
+        originals = {} if known is None else known.setdefault(looked, {})
+        run = Alignment(pipe, adapter, eyes, shares_of(experiment), settings, profile.sampling, profile.seed, originals)
+        started = time.perf_counter()
+        record = {"experiment": name, "adapter": experiment.adapter, "prompts": experiment.prompts}
+        prompts = [words.prompts(split, experiment.prompts) for split in ("train", "validation")]
+        run.train(*prompts, folder, record)
+        write_json(folder / "minutes.json", (time.perf_counter() - started) / 60)
+    if not (folder / "result.json").is_file():
+        adapter = load_adapter(folder / "patch.safetensors", pipe)
+        result = evaluate(pipe, adapter, eyes, judge, words, profile, experiment, folder)
+        minutes = read_json(folder / "minutes.json")
+        about = {"experiment": name, "adapter": experiment.adapter, "seed": profile.seed, "minutes": minutes}
+        about["parameters"] = sum(parameter.numel() for parameter in adapter.parameters())
+        about["megabytes"] = (folder / "patch.safetensors").stat().st_size / 1e6
+        write_json(folder / "result.json", about | result | {"provenance": provenance(profile)})
+    return read_json(folder / "result.json")
+
+
+def evaluate(
+    pipe: StableDiffusionPipeline,
+    adapter: Adapter,
+    eyes: Eyes,
+    judge: Classifier,
+    words: PromptSet,
+    profile: Profile,
+    experiment: Experiment,
+    folder: str | Path,
+) -> dict:
+    """What the judge sees of the test prompts with and without an adapter, and what the adapter costs.
+
+    Per kind of prompts `bias` and `share` (see `_compared`); `obeyed`, the part of the pictures that show the class
+    which their prompt names; `sure`, that of the faces of whose classes the judge is sure, and `faces` found, before
+    and after; `clip_i`, the mean cosine of a picture to the original of the same noise; `drift`, 1 - that cosine on
+    prompts without people, which should not change at all. Records and pictures stay in `folder`.
+    """
+    folder, originals = Path(folder), profile.folder / "experiments" / "original"
+    names = list(experiment.shares)
+
+    def seen(place: Path, rows: pd.DataFrame, images: int) -> pd.DataFrame:
+        how = {"images": images, "seed": profile.seed, "replace": True, **profile.sampling.model_dump()}
+        records = look(generate(pipe, rows, folder=place / "images", **how), eyes.detector, judge)
+        write_records(records, place / "records.parquet")
+        return records
+
+    test = {kind: prompt_rows(words, "test", kinds=[kind]) for kind in experiment.prompts}
+    contents = pd.DataFrame(
+        [(i, photo_of(name), None, "test") for i, name in enumerate(words.contents)],
+        columns=["prompt_id", "prompt", "occupation", "split"],
+    )
+    adapter.remove(pipe)
+    before = {kind: seen(originals / kind, rows, profile.evaluate.images) for kind, rows in test.items()}
+    seen(originals / "contents", contents, DRIFT_IMAGES)
+    adapter.apply(pipe)
+    try:
+        after = {kind: seen(folder / kind, rows, profile.evaluate.images) for kind, rows in test.items()}
+        seen(folder / "contents", contents, DRIFT_IMAGES)
+        obeyed = {}
+        for name in names:
+            rows = explicit_rows(words, name)
+            records = seen(folder / f"named_{name}", rows, profile.evaluate.explicit_images)
+            asked = records.prompt_id.map(dict(zip(rows.prompt_id, rows.asked, strict=True)))
+            obeyed[name] = float((records[name] == asked).mean())
+    finally:
+        adapter.remove(pipe)
+    every = {"before": pd.concat(before.values()), "after": pd.concat(after.values())}
+    return {
+        "kinds": {kind: _compared(before[kind], after[kind], names, profile.seed) for kind in test},
+        "obeyed": obeyed,
+        "sure": {when: _sure(records, names) for when, records in every.items()},
+        "faces": {when: float(records.face.mean()) for when, records in every.items()},
+        "clip_i": float(np.mean([_clip_i(eyes, originals / kind, folder / kind) for kind in test])),
+        "drift": 1 - _clip_i(eyes, originals / "contents", folder / "contents"),
+    }
+
+
+def read_results(folders: Sequence[str | Path]) -> list[dict]:
+    """The results that `run_experiment` left in the output folders of one profile; `UserError` where there is none."""
+    paths = [path for folder in folders for path in sorted(Path(folder).glob("experiments/*/result.json"))]
+    if not paths:
+        raise UserError(f"{folders[0]} holds no experiment: run fairnb experiment first")
+    return [read_json(path) for path in paths]
+
+
+def table(results: list[dict]) -> pd.DataFrame:
+    """Results as a table: a row for each experiment, kind of prompts and attribute, means over the seeds.
+
+    `before`, `after` and `ratio` are bias, with the standard deviation over seeds (`sd`) of after; `share` and
+    `spread` are the last class's mean share and its standard deviation over prompts, before and after.
+    """
+    rows = []
+    for result in results:
+        for kind, compared in result["kinds"].items():
+            for attribute, bias in compared["bias"].items():
+                row = {"experiment": result["experiment"], "prompts": kind, "attribute": attribute}
+                row |= {"seed": result["seed"], "before": bias["before"]["mean"], "after": bias["after"]["mean"]}
+                row |= {"obeyed": result["obeyed"].get(attribute), "sure": result["sure"]["after"].get(attribute)}
+                for when, values in compared["share"].get(attribute, {}).items():
+                    row |= {f"share {when}": values["mean"], f"spread {when}": values["std"]}
+                costs = ("clip_i", "drift", "minutes", "parameters", "megabytes")
+                rows.append(row | {key: result[key] for key in costs})
+    keys = ["experiment", "prompts", "attribute"]
+    groups = pd.DataFrame(rows).groupby(keys, sort=False)
+    means = groups.mean().drop(columns="seed")
+    means.insert(0, "seeds", groups.seed.nunique())
+    means.insert(3, "sd", groups.after.std())
+    means.insert(4, "ratio", means.after / means.before)
+    return means.round(3)
+
+
+def explicit_rows(words: PromptSet, attribute: str) -> pd.DataFrame:
+    """Prompts that name each class of an attribute for each test occupation, with the class in `asked`."""
+    about, rows = get_attribute(attribute), prompt_rows(words, "test", kinds=[OCCUPATIONS])
+    return pd.DataFrame(
+        [
+            (len(rows) * number + place, name_class(row.prompt, word), row.occupation, row.split, name)
+            for number, (name, word) in enumerate(zip(about.classes, about.words, strict=True))
+            for place, row in enumerate(rows.itertuples())
+        ],
+        columns=["prompt_id", "prompt", "occupation", "split", "asked"],
+    )
+
+
+def _compared(before: pd.DataFrame, after: pd.DataFrame, names: list[str], seed: int) -> dict:
+    """`bias` of each attribute, and of all together, before and after (`metrics.summarise`) with the paired `change`;
+    `share` of the last class of each attribute of two: mean and std over prompts."""
+    keys = [*names, "+".join(names)] if len(names) > 1 else names
+    bias, share = {}, {}
+    for key in keys:
+        bias[key] = {
+            "before": metrics.summarise(before, key, seed),
+            "after": metrics.summarise(after, key, seed),
+            "change": metrics.paired_difference(before, after, key, seed),
+        }
+    for name in names:
+        classes = get_attribute(name).classes
+        if len(classes) == 2:
+            shares = [metrics.frequencies(records, name)[classes[1]] for records in (before, after)]
+            share[name] = {
+                when: {"mean": values.mean(), "std": values.std()}
+                for when, values in zip(("before", "after"), shares, strict=True)
+            }
+    return {"bias": bias, "share": share}
+
+
+def _sure(records: pd.DataFrame, names: list[str]) -> dict[str, float]:
+    faces = records[records.face]
+    columns = {name: [f"{name}_{label}" for label in get_attribute(name).classes] for name in names}
+    return {name: float((faces[labels].max(axis=1) >= SURE).mean()) for name, labels in columns.items()}
+
+
+@torch.no_grad()
+def _clip_i(eyes: Eyes, one: Path, two: Path, batch: int = 64) -> float:
+    """Mean cosine of the pictures of two folders of `generate`, as CLIP sees them."""
+    records = read_records(one / "records.parquet")
+    cosines = []
+    for start in range(0, len(records), batch):
+        rows = records.iloc[start : start + batch]
+        features = []
+        for place in (one, two):
+            paths = [image_path(place / "images", row.prompt_id, row.image) for row in rows.itertuples()]
+            images = torch.stack([load_image(path) for path in paths]).to(eyes.clip.mean.device)
+            features.append(eyes.clip.image_features(images))
+        cosines.append((features[0] * features[1]).sum(1))
+    return torch.cat(cosines).mean().item()
