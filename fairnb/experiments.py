@@ -20,7 +20,8 @@ from fairnb.adapters import Adapter, BiasNeurons
 from fairnb.attributes import get_attribute
 from fairnb.classifiers import Classifier
 from fairnb.errors import UserError
-from fairnb.finetune import SURE, Alignment, Eyes
+from fairnb.eyes import SURE, Eyes
+from fairnb.finetune import Alignment
 from fairnb.generate import generate, image_path, load_image, look
 from fairnb.lora import LoRA
 from fairnb.neurons import NeuronSet, load_neurons, locate, save_neurons, union

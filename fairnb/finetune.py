@@ -6,7 +6,7 @@ guide looks at their faces, `alignment` says which class each should have, and t
     class_weight * cross-entropy + dynamic weight * (semantics_weight * (1 - cosine) + latent_weight * squared distance)
     + face_weight * (1 - cosine of faces)
 
-(to a reference picture from the same noise, see `Alignment.references`, and to a whole face, `Alignment.face_goal`) is
+(to a reference picture from the same noise, see `Unchanged.references`, and to a whole face, `Unchanged.face_goal`) is
 carried from the pictures to the latents by autograd and from there to the weights by `sampling`. It runs under
 `accelerate launch` unchanged: the images of an update are divided over the processes.
 
@@ -16,8 +16,7 @@ the change may act in early steps only (`finetune.acts_from`), so that late ones
 """
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -26,7 +25,6 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from diffusers import StableDiffusionPipeline
-from facenet_pytorch import MTCNN
 from tqdm import tqdm
 
 from fairnb import metrics
@@ -39,76 +37,28 @@ from fairnb.alignment import (
     face_loss,
     latent_loss,
     must_change,
-    nearest_faces,
     semantics_loss,
     targets,
 )
-from fairnb.attributes import WORD_ORDER, get_attribute
+from fairnb.attributes import get_attribute
 from fairnb.checkpoint import State, average, holding, remember, resume, save_checkpoint
-from fairnb.classifiers import Classifier
 from fairnb.errors import UserError
-from fairnb.faces import Faces, crop_faces, find_faces
+from fairnb.eyes import Eyes
+from fairnb.faces import Faces, crop_faces
 from fairnb.profiles import Finetune, Sampling
 from fairnb.prompts import name_class
 from fairnb.records import write_atomically
 from fairnb.sampling import adjusted_backward, decode, noise, sample, sample_with_gradient, trajectory
-from fairnb.semantics import Clip, Dino
+from fairnb.unchanged import Originals, Unchanged
 
-SURE = 0.9  # the guide's probability from which a face is surely of its class (FFD)
 JITTER = 0.04  # of the face's size: the guide sees a slightly different crop each time, so no single pixel pleases it
-
-
-@dataclass
-class Eyes:
-    """What looks at the images in training: face detector, guide and CLIP. The judge is not among them."""
-
-    detector: MTCNN
-    guide: Classifier
-    clip: Clip
-    dino: Dino | None = None
-
-    @property
-    def encoders(self) -> int:
-        """How many encoders `image_features` sets side by side."""
-        return 1 if self.dino is None else 2
-
-    def image_features(self, images: torch.Tensor) -> torch.Tensor:
-        """CLIP's features [N, D] of images, DINO's beside them where there is one. Each has length 1, so the cosine of
-        two such rows is the mean of the encoders' cosines."""
-        features = self.clip.image_features(images)
-        return features if self.dino is None else torch.cat([features, self.dino.image_features(images)], 1)
-
-
-@dataclass
-class Originals:
-    """What the unchanged model draws from each noise of a prompt's pool, and what the eyes see of it.
-
-    `latents` [P, C, h, w], `features` [P, D], face `boxes` [P, 4] (NaN without a face), `classes` [P, A] of the aligned
-    attributes (-1 without a face), whether the guide is `sure` [P] of all of them, and the `faces`' features [P, F]
-    (None without `finetune.face_weight`).
-    """
-
-    latents: torch.Tensor
-    features: torch.Tensor
-    boxes: np.ndarray
-    classes: torch.Tensor
-    sure: torch.Tensor
-    faces: torch.Tensor | None
-
-
-@dataclass
-class Bank:
-    """Whole faces the unchanged model draws when the prompt names their classes: features [M, F], classes [M, A]."""
-
-    faces: torch.Tensor
-    classes: torch.Tensor
 
 
 @dataclass
 class Alignment:
     """One run: the model, its adapter and eyes, and the shares that each attribute's classes should get.
 
-    `known` keeps the originals per prompt, `bank` whole faces; runs that differ only in their adapter may share both.
+    `known` keeps the originals per prompt; runs that differ only in their adapter may share it.
     """
 
     pipe: StableDiffusionPipeline
@@ -119,7 +69,11 @@ class Alignment:
     sampling: Sampling
     seed: int
     known: dict[str, Originals] = field(default_factory=dict)
-    bank: Bank | None = None
+
+    @cached_property
+    def unchanged(self) -> Unchanged:
+        """The model without the adapter."""
+        return Unchanged(self.pipe, self.adapter, self.eyes, self.names, self.settings, self.sampling, self.seed)
 
     @cached_property
     def accelerator(self) -> Accelerator:
@@ -144,8 +98,8 @@ class Alignment:
         optimizer = torch.optim.AdamW(self.adapter.parameters(), rate, weight_decay=decay)
         state = resume(folder / "checkpoint.pt", self.adapter, optimizer)
         self.adapter.attach()
-        if settings.face_weight and self.bank is None:
-            self.bank = self.gather_bank(train)
+        if settings.face_weight:
+            self.unchanged.gather_bank(train)
         if settings.gradient_checkpointing:
             self.pipe.unet.enable_gradient_checkpointing()
             self.pipe.vae.enable_gradient_checkpointing()
@@ -157,7 +111,7 @@ class Alignment:
                     break
                 prompt = pick_prompt(train, self.seed, number)
                 if prompt not in self.known:
-                    self.known[prompt] = self.originals(prompt)
+                    self.known[prompt] = self.unchanged.originals(prompt)
                 row = self.gradient(prompt, self.known[prompt], number)
                 if not np.isfinite(row["loss"]):
                     raise UserError(
@@ -224,59 +178,6 @@ class Alignment:
             "sampling": self.sampling.model_dump(),
         }
 
-    @torch.no_grad()
-    def originals(self, prompt: str) -> Originals:
-        """Draw the whole pool of a prompt with the base weights, and keep what the eyes see of it."""
-        with self.adapter.disabled():
-            latents = self.draw(prompt, range(self.settings.pool))
-        faces, probabilities = self.look(latents)
-        classes, sure = self.judged(faces, probabilities)
-        features = self.face_features(latents, faces) if self.settings.face_weight else None
-        return Originals(latents, self.features(latents), faces.boxes, classes, sure, features)
-
-    @torch.no_grad()
-    def references(self, prompt: str, originals: Originals, pool: torch.Tensor, wanted: torch.Tensor):
-        """Latents [N, C, h, w] and features [N, D] of the pictures to which the noises `pool` [N] are pulled.
-
-        That is the original, or, with `finetune.reference` "named" and where the class must change to `wanted` [N, A],
-        what the original model draws from the same noise when the prompt names that class ("a photo of a female
-        pilot"): a whole face of that class, where cross-entropy alone is content with one at the border.
-        """
-        latents, features = originals.latents[pool], originals.features[pool]
-        if self.settings.reference == "original":
-            return latents, features
-        changed = must_change(wanted, originals.classes[pool])
-        if changed.any():
-            latents[changed] = self.named(prompt, pool[changed].tolist(), wanted[changed].tolist())
-            features[changed] = self.features(latents[changed])
-        return latents, features
-
-    @torch.no_grad()
-    def named(self, prompt: str, indices: Sequence[int], classes: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Final latents [N, C, h, w] of the unchanged model from the noises `indices`, each with the words of its
-        `classes` [N][A] in the prompt."""
-        with self.adapter.disabled():
-            return self.draw(prompt, indices, [self.words(each) for each in classes])
-
-    @torch.no_grad()
-    def gather_bank(self, prompts: list[str]) -> Bank:
-        """The bank of whole faces for `finetune.face_weight`: a picture for each prompt and each of the classes (of
-        several attributes: their combinations), kept where the guide surely sees what the prompt named.
-
-        FFD takes photographs of real people; this project has none, and an own model knows how it draws a face.
-        """
-        rows = torch.cartesian_prod(*(torch.arange(len(get_attribute(name).classes)) for name in self.names))
-        rows = rows.reshape(len(rows), -1)
-        faces, classes = [], []
-        for number, prompt in enumerate(tqdm(prompts, "face bank", disable=not self.accelerator.is_main_process)):
-            latents = self.named(prompt, [number] * len(rows), rows.tolist())
-            found, probabilities = self.look(latents)
-            seen, sure = self.judged(found, probabilities)
-            good = sure & (seen == rows.to(seen.device)).all(1)
-            faces.append(self.face_features(latents, found)[good])
-            classes.append(seen[good])
-        return Bank(torch.cat(faces), torch.cat(classes))
-
     def told(self, number: int) -> tuple[int, ...] | None:
         """The classes [A] that the prompt of update `number` names, each in turn, or None: a plain prompt.
 
@@ -288,17 +189,12 @@ class Alignment:
         sizes = [len(get_attribute(name).classes) for name in self.names]
         return tuple(int(i) for i in np.unravel_index(number // every % np.prod(sizes), sizes))
 
-    def words(self, classes: tuple[int, ...] | None) -> str:
-        """The prompt's words for `classes` [A], "" for none."""
-        named = sorted(zip(self.names, classes or (), strict=False), key=lambda pair: WORD_ORDER.index(pair[0]))
-        return " ".join(get_attribute(name).words[i] for name, i in named)
-
     @torch.no_grad()
     def validate(self, prompts: list[str]) -> float:
         """Bias as the guide sees it, mean over the prompts (and over the aligned attributes)."""
         biases = []
         for prompt in prompts:
-            faces, probabilities = self.look(self.draw(prompt, range(self.settings.images)))
+            faces, probabilities = self.look(self.unchanged.draw(prompt, range(self.settings.images)))
             found = torch.from_numpy(faces.found)
             biases.append(_bias({name: probs[found] for name, probs in probabilities.items()}))
         return float(np.mean(biases))
@@ -308,62 +204,9 @@ class Alignment:
         """The attributes that are aligned."""
         return [name for key in self.shares for name in ((key,) if isinstance(key, str) else key)]
 
-    @torch.no_grad()
-    def draw(self, prompt: str, indices: Sequence[int], words: Sequence[str] | None = None) -> torch.Tensor:
-        """Final latents [N, C, h, w] of a prompt's noises `indices`; with `words` [N] each names a class in its prompt,
-        and the noises stay those of the plain one."""
-        start = noise(self.pipe, prompt, indices, self.seed)
-        how = {"steps": self.sampling.steps, "guidance": self.sampling.guidance}
-        size, drawn = self.sampling.batch, []
-        for first in range(0, len(start), size):
-            rows = slice(first, first + size)
-            each = prompt if words is None else [name_class(prompt, word) for word in words[rows]]
-            drawn.append(sample(self.pipe, each, start[rows], **how))
-        return torch.cat(drawn)
-
-    @torch.no_grad()
-    def features(self, latents: torch.Tensor) -> torch.Tensor:
-        """CLIP features [N, D] of the pictures of latents, with DINO's beside them where there is one."""
-        parts = latents.split(self.sampling.batch)
-        return torch.cat([self.eyes.image_features(decode(self.pipe, part)) for part in parts])
-
-    @torch.no_grad()
-    def face_features(self, latents: torch.Tensor, faces: Faces) -> torch.Tensor:
-        """The guide's features [N, F] of the faces in the pictures of latents; NaN without a face."""
-        features, size = [], self.sampling.batch
-        for first in range(0, len(latents), size):
-            rows = slice(first, first + size)
-            images = decode(self.pipe, latents[rows])
-            boxes = np.nan_to_num(faces.boxes[rows], nan=0.0)
-            features.append(self.eyes.guide.features(crop_faces(images, boxes, self.eyes.guide.size)))
-        features = torch.cat(features)
-        features[torch.from_numpy(~faces.found)] = torch.nan
-        return features
-
-    def judged(self, faces: Faces, probabilities: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """The guide's classes [N, A] of faces, -1 without one, and whether it is sure [N] of all of them."""
-        classes = torch.stack([_classes(probabilities[name], faces) for name in self.names], 1)
-        sure = torch.stack([probabilities[name].amax(1) >= SURE for name in self.names], 1).all(1)
-        return classes, sure & (classes != NO_FACE).all(1)
-
-    @torch.no_grad()
     def look(self, latents: torch.Tensor) -> tuple[Faces, dict[str, torch.Tensor]]:
-        """Faces in the pictures of latents [N, C, h, w], decoded a batch at a time, and the guide's probabilities
-        [N, K] of every aligned attribute (uniform where there is no face)."""
-        faces, seen = [], []
-        for part in latents.split(self.sampling.batch):
-            images = decode(self.pipe, part)
-            faces.append(find_faces(self.eyes.detector, images))
-            rows = np.flatnonzero(faces[-1].found)
-            crops = crop_faces(images[rows], faces[-1].boxes[rows], self.eyes.guide.size)
-            seen.append(self.eyes.guide.probabilities(crops))
-        faces = Faces(*map(np.concatenate, zip(*map(astuple, faces), strict=True)))
-        probabilities = {}
-        for name in self.names:
-            found = torch.cat([part[name] for part in seen])
-            probabilities[name] = torch.full((len(latents), found.shape[1]), 1 / found.shape[1], device=found.device)
-            probabilities[name][torch.from_numpy(faces.found)] = found
-        return faces, probabilities
+        """`Eyes.look` for the attributes that are aligned."""
+        return self.eyes.look(self.pipe, latents, self.names, self.sampling.batch)
 
     def gradient(self, prompt: str, originals: Originals, number: int) -> dict[str, float]:
         """Put the gradient of update `number` into the adapter's parameters; returns its losses, bias and counts."""
@@ -373,7 +216,7 @@ class Alignment:
         own = slice(process * len(indices) // count, (process + 1) * len(indices) // count)
         jitter = rng.normal(0, JITTER, (len(indices), 4))[own]
         told = self.told(number)
-        latents, backward = self.differentiable(prompt, self.words(told), indices[own].tolist(), number)
+        latents, backward = self.differentiable(prompt, self.unchanged.words(told), indices[own].tolist(), number)
         faces, probabilities = self.look(latents)
         device = latents.device
         found = self.accelerator.gather(torch.from_numpy(faces.found).to(device))
@@ -389,18 +232,18 @@ class Alignment:
         own_wanted = torch.stack([wanted[name][own] for name in self.names], 1)
         if told:
             weight = torch.ones(len(pool), device=device)
-            goal = self.named(prompt, pool.tolist(), [told] * len(pool))
-            goal_features = self.features(goal)
+            goal = self.unchanged.named(prompt, pool.tolist(), [told] * len(pool))
+            goal_features = self.eyes.features(self.pipe, goal, self.sampling.batch)
         else:
             weight = dynamic_weight(own_wanted, originals.classes[pool], settings.changed_factor)
-            goal, goal_features = self.references(prompt, originals, pool, own_wanted)
+            goal, goal_features = self.unchanged.references(prompt, originals, pool, own_wanted)
         changed = must_change(own_wanted, originals.classes[pool])
         inside = torch.where(changed, 1.0 if told else settings.face_box_factor, 1.0)
         both = np.fmin(faces.boxes, originals.boxes[indices[own]])[:, :2]
         both = np.concatenate([both, np.fmax(faces.boxes, originals.boxes[indices[own]])[:, 2:]], 1)
         face_goal = None
         if settings.face_weight and not told:
-            face_goal = self.face_goal(latents, faces, originals, pool, own_wanted)
+            face_goal = self.unchanged.face_goal(latents, faces, originals, pool, own_wanted)
         weights = torch.tensor(
             [settings.class_weight, settings.semantics_weight, settings.latent_weight, settings.face_weight],
             device=device,
@@ -450,17 +293,6 @@ class Alignment:
             mean = classification_loss(logits[name], wanted[name][own][rows][with_face], sure)
             loss = loss + mean * sure.sum() / confident[name].sum().clamp(min=1)
         return loss
-
-    def face_goal(
-        self, latents: torch.Tensor, faces: Faces, originals: Originals, pool: torch.Tensor, wanted: torch.Tensor
-    ) -> torch.Tensor:
-        """Features [N, F] to which FFD's face-realism loss pulls each face: the original's where its class is kept and
-        sure, else the nearest whole face of the wanted class in the bank; NaN where there is neither."""
-        own = self.face_features(latents, faces)
-        goal = nearest_faces(own.nan_to_num(), wanted, self.bank.faces, self.bank.classes)
-        kept = originals.sure[pool] & ~must_change(wanted, originals.classes[pool])
-        goal[kept] = originals.faces[pool][kept]
-        return goal
 
     def face_loss(self, images: torch.Tensor, faces: Faces, rows: slice, goal: torch.Tensor | None) -> torch.Tensor:
         """Sum of the face-realism loss over this part's faces."""
@@ -519,11 +351,6 @@ def pick_prompt(prompts: list[str], seed: int, number: int) -> str:
 
 def _stable(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256("|".join(map(str, parts)).encode()).digest()[:7], "big")
-
-
-def _classes(probabilities: torch.Tensor, faces: Faces) -> torch.Tensor:
-    found = torch.from_numpy(faces.found).to(probabilities.device)
-    return torch.where(found, probabilities.argmax(1), NO_FACE)
 
 
 def _bias(probabilities: dict[str, torch.Tensor]) -> float:

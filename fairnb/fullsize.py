@@ -19,7 +19,8 @@ from fairnb.adapters import BiasNeurons, load_patch
 from fairnb.attributes import GENDER
 from fairnb.bench import peak
 from fairnb.classifiers import load_classifier
-from fairnb.finetune import Alignment, Eyes
+from fairnb.eyes import Eyes
+from fairnb.finetune import Alignment
 from fairnb.neurons import count, locate
 from fairnb.pipeline import load_pipeline, pick_device
 from fairnb.profiles import load_profile, root

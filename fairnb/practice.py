@@ -141,8 +141,9 @@ def finetune(
     from fairnb.audit import before_and_after
     from fairnb.cards import write_card
     from fairnb.classifiers import load_classifier
+    from fairnb.eyes import Eyes
     from fairnb.faces import load_detector
-    from fairnb.finetune import Alignment, Eyes
+    from fairnb.finetune import Alignment
     from fairnb.neurons import load_neurons
     from fairnb.prompts import load_prompt_set
     from fairnb.semantics import load_clip
@@ -244,8 +245,8 @@ def experiment(
     """
     from fairnb.classifiers import load_classifier
     from fairnb.experiments import run_experiment
+    from fairnb.eyes import Eyes
     from fairnb.faces import load_detector
-    from fairnb.finetune import Eyes
     from fairnb.profiles import load_profile
     from fairnb.prompts import load_prompt_set
     from fairnb.semantics import load_clip

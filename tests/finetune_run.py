@@ -11,8 +11,9 @@ import yaml
 
 from fairnb.adapters import BiasNeurons
 from fairnb.classifiers import load_classifier
+from fairnb.eyes import Eyes
 from fairnb.faces import load_detector
-from fairnb.finetune import Alignment, Eyes
+from fairnb.finetune import Alignment
 from fairnb.pipeline import load_pipeline
 from fairnb.profiles import load_profile
 from fairnb.semantics import load_clip

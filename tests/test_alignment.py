@@ -3,15 +3,19 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from fairnb.alignment import (
     NO_FACE,
     classification_loss,
+    damped_inside,
     dynamic_weight,
+    face_loss,
     latent_loss,
     must_change,
+    nearest_faces,
     rank_targets,
     semantics_loss,
     targets,
@@ -174,3 +178,43 @@ def test_latent_loss_and_must_change():
     weight = torch.tensor([1.0, 0.5, 0.0, 2.0])
     by_hand = sum(weight[i] * ((latents[i] - reference[i]) ** 2).sum() / 18 for i in range(4)) / 4
     assert latent_loss(latents, reference, weight).item() == pytest.approx(by_hand.item(), rel=1e-5)
+
+
+def test_the_image_loss_is_damped_inside_the_face_box_alone():
+    images = torch.rand(3, 3, 5, 6, generator=seeded(), requires_grad=True)
+    boxes = np.array([[1, 1, 4, 3], [0.5, 0.5, 2.5, 2.5], [np.nan] * 4], np.float32)
+    factor = torch.tensor([0.2, 1.0, 0.2])
+    damped = damped_inside(images, boxes, factor)
+    assert torch.equal(damped, images)
+    slope = torch.randn(3, 3, 5, 6, generator=seeded(1))
+    (damped * slope).sum().backward()
+    by_hand = slope.clone()
+    for y in range(1, 3):
+        for x in range(1, 4):
+            by_hand[0, :, y, x] *= 0.2
+    torch.testing.assert_close(images.grad, by_hand)
+
+
+def test_faces_go_to_the_nearest_whole_face_of_their_class():
+    def unit(*rows):
+        return torch.nn.functional.normalize(torch.tensor(rows), dim=1)
+
+    bank = unit([1.0, 0, 0], [0, 1.0, 0], [0, 0.9, 0.3], [0, 0, 1.0])
+    classes = torch.tensor([[0, 0], [1, 0], [1, 0], [1, 1]])
+    faces = unit([1.0, 0.1, 0.1], [0.5, 0.5, 0.4], [1.0, 0.2, 0.3])
+    wanted = torch.tensor([[0, 0], [1, 0], [0, 1]])  # nobody in the bank is [0, 1]
+    goal = nearest_faces(faces, wanted, bank, classes)
+    assert torch.equal(goal[:2], bank[[0, 2]]) and goal[2].isnan().all()
+    by_hand = sum(1 - float(faces[i] @ goal[i]) for i in range(2))
+    assert face_loss(faces, goal).item() == pytest.approx(by_hand, rel=1e-5)
+    free = faces.clone().requires_grad_()
+    face_loss(free, goal).backward()
+    assert (free.grad[2] == 0).all() and (free.grad[:2] != 0).any(1).all()
+
+
+def test_a_joint_target_is_the_product_of_its_shares():
+    probs = {"gender": torch.rand(400, 2, generator=seeded()), "age": torch.rand(400, 2, generator=seeded(1))}
+    probs = {name: (4 * values).softmax(1) for name, values in probs.items()}
+    given, _ = targets(probs, {("gender", "age"): np.outer([0.5, 0.5], [0.75, 0.25])}, generator=seeded(2))
+    old = [(given["age"][given["gender"] == i] == 1).float().mean().item() for i in (0, 1)]
+    assert old == pytest.approx([0.25, 0.25], abs=0.06)

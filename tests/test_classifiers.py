@@ -187,3 +187,14 @@ def test_a_damaged_accuracy_file_is_named(tmp_path):
         (tmp_path / "judge" / "accuracy.json").write_text(content)
         with pytest.raises(UserError, match="accuracy.json does not tell"):
             load_classifier(tmp_path / "judge")
+
+
+def test_features_are_what_the_last_layer_sees(tmp_path):
+    model = vit(tmp_path, SEVEN)
+    classifier = load_classifier(Source(model=str(tmp_path), labels={"race": FOUR}))
+    images = torch.rand(3, 3, 32, 32, requires_grad=True)
+    features = classifier.features(images)
+    hidden = model.vit(images * classifier.scale + classifier.shift).last_hidden_state[:, 0]
+    torch.testing.assert_close(features, torch.nn.functional.normalize(hidden, dim=-1))
+    features[:, 0].sum().backward()
+    assert (images.grad.flatten(1).abs().sum(1) > 0).all()

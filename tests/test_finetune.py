@@ -1,5 +1,6 @@
 """The loop on the shipped mini-sd: learning, resuming after SIGKILL, two processes, clear failures."""
 
+import dataclasses
 import math
 import os
 import signal
@@ -11,16 +12,18 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import Dinov2Config, Dinov2Model
 
 from fairnb.adapters import BiasNeurons
 from fairnb.attributes import GENDER
 from fairnb.classifiers import load_classifier
 from fairnb.errors import UserError
+from fairnb.eyes import Eyes
 from fairnb.faces import load_detector
-from fairnb.finetune import Alignment, Eyes, pick_prompt
+from fairnb.finetune import Alignment, pick_prompt
 from fairnb.profiles import load_profile
 from fairnb.sampling import noise, sample
-from fairnb.semantics import load_clip
+from fairnb.semantics import load_clip, load_dino
 from tests.finetune_run import run
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -121,13 +124,13 @@ def test_changed_images_are_pulled_to_the_picture_of_the_named_class(mini):
     run_ = gender_alignment(mini)
     adapter = run_.adapter
     adapter.attach()
-    originals = run_.originals(PILOT)
+    originals = run_.unchanged.originals(PILOT)
     with torch.no_grad():
         adapter.parameters()[0].add_(0.1)  # a trained adapter must not leak into the references
     adapter.update()
     pool, wanted = torch.tensor([2, 0, 1]), originals.classes[torch.tensor([2, 0, 1])].clone()
     wanted[1] = 1 - wanted[1]
-    latents, _ = run_.references(PILOT, originals, pool, wanted)
+    latents, _ = run_.unchanged.references(PILOT, originals, pool, wanted)
     adapter.detach()
     word = GENDER.words[int(wanted[1, 0])]
     how = {"steps": run_.sampling.steps, "guidance": run_.sampling.guidance}
@@ -141,15 +144,15 @@ def test_a_prompt_that_names_a_class_is_pulled_to_the_original_of_that_prompt(mi
     run_ = gender_alignment(mini)
     adapter = run_.adapter
     assert [run_.told(number) for number in range(6)] == [None, (0,), None, (1,), None, (0,)]
-    assert [run_.words(classes) for classes in (None, (1,))] == ["", GENDER.words[1]]
+    assert [run_.unchanged.words(classes) for classes in (None, (1,))] == ["", GENDER.words[1]]
     adapter.attach()
-    row = run_.gradient(PILOT, run_.originals(PILOT), 1)
+    row = run_.gradient(PILOT, run_.unchanged.originals(PILOT), 1)
     first = adapter.parameters()[0].grad.clone()
     with torch.no_grad():
         adapter.parameters()[0].add_(0.1)
     adapter.update()
     adapter.parameters()[0].grad = None
-    moved = run_.gradient(PILOT, run_.originals(PILOT), 1)
+    moved = run_.gradient(PILOT, run_.unchanged.originals(PILOT), 1)
     adapter.detach()
     assert row["image_loss"] < 1e-5 and row["latent_loss"] < 1e-6  # an untrained model draws just that picture
     assert moved["image_loss"] > 1e-3 and moved["latent_loss"] > 1e-3
@@ -173,3 +176,65 @@ def test_every_prompt_comes_once_a_round():
     rounds = [[pick_prompt(names, 0, number) for number in range(start, start + 5)] for start in (0, 5, 10)]
     assert all(sorted(order) == names for order in rounds)
     assert rounds[0] != rounds[1] or rounds[1] != rounds[2]
+
+
+def test_face_realism_pulls_to_whole_faces(mini):
+    run_ = gender_alignment(mini)
+    run_.settings = run_.settings.model_copy(update={"face_weight": 1.0, "images": 4, "pool": 4})
+    run_.adapter.attach()
+    run_.unchanged.gather_bank([PILOT, "a photo of a nurse"])
+    bank = run_.unchanged.bank
+    assert set(bank.classes[:, 0].tolist()) == {0, 1}
+    originals = run_.unchanged.originals(PILOT)
+    row = run_.gradient(PILOT, originals, 0)
+    run_.adapter.detach()
+    assert row["face_loss"] > 1e-4 and all(delta.grad.isfinite().all() for delta in run_.adapter.parameters())
+    faces, _ = run_.look(originals.latents)
+    wanted = originals.classes.clone()
+    wanted[0] = 1 - wanted[0]
+    goal = run_.unchanged.face_goal(originals.latents, faces, originals, torch.arange(4), wanted)
+    kept = originals.sure.clone()
+    kept[0] = False
+    torch.testing.assert_close(goal[kept], originals.faces[kept])
+    own = bank.faces[bank.classes[:, 0] == wanted[0, 0]]
+    assert torch.equal(goal[0], own[(own @ originals.faces[0]).argmax()])
+
+
+def test_the_number_of_steps_is_drawn_anew_each_update(mini):
+    run_ = gender_alignment(mini)
+    assert {run_.steps(number) for number in range(40)} == {run_.sampling.steps}
+    run_.settings = run_.settings.model_copy(update={"steps": [19, 23]})
+    assert {run_.steps(number) for number in range(60)} == {19, 20, 21, 22, 23}
+    run_.settings = run_.settings.model_copy(update={"steps": [2, 3], "gradient_steps": 1, "acts_from": 0})
+    run_.adapter.attach()
+    row = run_.gradient(PILOT, run_.unchanged.originals(PILOT), 0)
+    run_.adapter.detach()
+    assert math.isfinite(row["loss"])
+
+
+def test_dino_looks_beside_clip(mini, tmp_path):
+    config = Dinov2Config(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=64, patch_size=4)
+    Dinov2Model(config).save_pretrained(tmp_path)
+    eyes = gender_alignment(mini).eyes
+    both = dataclasses.replace(eyes, dino=load_dino(tmp_path))
+    images = torch.rand(2, 3, 64, 64)
+    features = both.image_features(images)
+    cosine = torch.nn.functional.cosine_similarity
+    parts = [1 - cosine(*each.image_features(images), dim=0) for each in (eyes.clip, both.dino)]
+    together = both.encoders * (1 - cosine(*features, dim=0))
+    torch.testing.assert_close(together, sum(parts), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shares", "message"),
+    [
+        ({"race": [0.25] * 4}, "the guide only knows gender, skin_tone, age"),
+        ({("gender", "skin_tone"): [[0.125] * 4] * 2}, "4 images an update cannot show the 8 combinations of gender"),
+    ],
+)
+def test_shares_that_cannot_be_reached_are_refused(mini, tmp_path, shares, message):
+    run_ = gender_alignment(mini)
+    run_.shares = shares
+    with pytest.raises(UserError, match=message):
+        run_.train([PILOT], [], tmp_path / "new")
+    assert not (tmp_path / "new").exists()

@@ -6,8 +6,9 @@ from safetensors.torch import load_file, save_file
 
 from fairnb.classifiers import load_classifier
 from fairnb.errors import UserError
+from fairnb.eyes import Eyes
 from fairnb.faces import load_detector
-from fairnb.finetune import Alignment, Eyes
+from fairnb.finetune import Alignment
 from fairnb.lora import LoRA, load_lora
 from fairnb.pipeline import fingerprint
 from fairnb.profiles import load_profile

@@ -211,3 +211,17 @@ def test_the_interval_of_a_mean_holds_the_truth(prompts, least):
         low, high = bootstrap(biases, seed=0)
         held += low <= truth <= high
     assert least < held / 600 < 0.98
+
+
+def test_joined_attributes_are_counted_by_combination() -> None:
+    table = records({"doctor": (4, 4, 1), "nurse": (0, 8, 0)})
+    table["age"] = [*["young"] * 4, *["old"] * 4, None, *["young"] * 6, *["old"] * 2]
+    seen = frequencies(table, "gender+age")
+    assert seen.n.tolist() == [8, 8] and seen.faceless.tolist() == [1, 0]
+    expected = {"female young": [0, 0.75], "female old": [0.5, 0.25], "male young": [0.5, 0], "male old": [0, 0]}
+    for name, shares in expected.items():
+        assert seen[name].tolist() == shares
+    values = bias_by_prompt(table, "gender+age").bias
+    assert values.tolist() == pytest.approx([bias([0.5, 0.5, 0, 0]), bias([0.75, 0.25, 0, 0])])
+    with pytest.raises(UserError, match="attribute 'skin_tone' was not measured"):
+        summarise(table, "gender+skin_tone")

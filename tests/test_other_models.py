@@ -10,8 +10,9 @@ from fairnb.adapters import BiasNeurons, load_patch
 from fairnb.attributes import GENDER
 from fairnb.audit import audit
 from fairnb.classifiers import load_classifier
+from fairnb.eyes import Eyes
 from fairnb.faces import load_detector
-from fairnb.finetune import Alignment, Eyes
+from fairnb.finetune import Alignment
 from fairnb.fullsize import Middle
 from fairnb.pipeline import load_pipeline, save_pipeline
 from fairnb.profiles import load_profile
@@ -93,7 +94,7 @@ def test_half_precision_finds_and_trains_nearly_the_same():
         eyes = Eyes(load_detector(), load_classifier(P.guide), load_clip(P.clip))
         run = Alignment(pipe, adapter, eyes, {"gender": [0.5, 0.5]}, settings, P.sampling, seed=0)
         adapter.attach()
-        run.gradient("a photo of a pilot", run.originals("a photo of a pilot"), 0)
+        run.gradient("a photo of a pilot", run.unchanged.originals("a photo of a pilot"), 0)
         assert all(delta.dtype == torch.float32 for delta in adapter.parameters())
         gradients[dtype] = torch.cat([delta.grad for delta in adapter.parameters()])
         adapter.detach()

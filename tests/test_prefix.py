@@ -8,8 +8,9 @@ from safetensors.torch import load_file, save_file
 
 from fairnb.classifiers import load_classifier
 from fairnb.errors import UserError
+from fairnb.eyes import Eyes
 from fairnb.faces import load_detector
-from fairnb.finetune import Alignment, Eyes
+from fairnb.finetune import Alignment
 from fairnb.pipeline import encode, fingerprint
 from fairnb.prefix import TOKEN, PrefixTokens, load_prefix
 from fairnb.profiles import load_profile

@@ -6,7 +6,7 @@ import pytest
 
 from fairnb.errors import UserError
 from fairnb.profiles import root
-from fairnb.prompts import SPLITS, load_prompt_set, photo_of, prompt_rows, read_prompts
+from fairnb.prompts import SPLITS, load_prompt_set, name_class, photo_of, prompt_rows, read_prompts
 
 GOOD = {
     "occupations": {"train": ["doctor", "nurse"], "validation": ["waiter"], "test": ["miner"]},
@@ -137,7 +137,7 @@ def test_prompt_lists_of_the_field_are_read(tmp_path: Path, name: str, text: str
 def test_our_own_prompt_set_is_read_whole(tmp_path: Path) -> None:
     (tmp_path / "set.json").write_text(json.dumps(GOOD))
     expected = prompt_rows(load_prompt_set(tmp_path / "set.json"), "train", "validation", "test")
-    pd.testing.assert_frame_equal(read_prompts(tmp_path / "set.json"), expected)
+    pd.testing.assert_frame_equal(read_prompts(tmp_path / "set.json"), expected, check_dtype=False)
 
 
 @pytest.mark.parametrize(
@@ -160,3 +160,40 @@ def test_bad_prompt_lists_are_named(tmp_path: Path, name: str, text: str, says: 
     with pytest.raises(UserError, match=says) as caught:
         read_prompts(tmp_path / name)
     assert str(tmp_path / name) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_class_is_named_before_the_subject() -> None:
+    assert name_class("a photo of a pilot", "female") == "a photo of a female pilot"
+    long = "a drawing of an old person at night"
+    assert name_class(long, "Asian male") == "a drawing of an Asian male old person at night"
+    assert name_class("a photo of a pilot", "") == "a photo of a pilot"
+    for wrong in ("pilot", "a photo of pilots", "a photo of academics", "a photo of a "):
+        with pytest.raises(UserError, match="no class can be named"):
+            name_class(wrong, "old")
+
+
+def test_other_kinds_of_prompts() -> None:
+    words = load_prompt_set(root() / "data" / "prompts" / "mini.json")
+    kinds = ["occupations", *words.kinds]
+    assert words.prompts("test") == [photo_of(name) for name in words.split("test")]
+    assert words.prompts("train", kinds)[20:22] == words.kinds[kinds[1]]["train"][:2]
+    rows = prompt_rows(words, "test", "train", kinds=kinds[1:], word="old")
+    assert rows.prompt_id.is_unique and rows.prompt_id.min() >= len(words.all()) and set(rows.occupation) == {None}
+    assert rows.split.tolist() == sorted(rows.split) and rows.prompt.str.contains(" of an old ").all()
+    with pytest.raises(UserError, match="no prompts of kind 'sports': use occupations, styled occupations"):
+        words.prompts("test", ["sports"])
+
+
+@pytest.mark.parametrize(
+    ("kinds", "message"),
+    [
+        ({"moods": {"train": ["a photo of a happy person"]}}, "kinds.moods needs"),
+        ({"moods": dict.fromkeys(SPLITS, ["a photo of a happy person"])}, "hold 'a photo of a happy person' twice"),
+        ({"moods": {"train": ["happy person"], "validation": [], "test": []}}, "no class can be named"),
+    ],
+)
+def test_wrong_kinds_are_refused(tmp_path: Path, kinds: dict, message: str) -> None:
+    content = json.loads((root() / "data" / "prompts" / "mini.json").read_text()) | {"kinds": kinds}
+    (tmp_path / "own.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=message):
+        load_prompt_set(tmp_path / "own.json")

@@ -224,3 +224,14 @@ def test_impossible_numbers_of_steps_are_refused(tiny_pipe, wrong):
     traj = trajectory(pipe, PROMPT, latents, steps=3, guidance=3.0)
     with pytest.raises(UserError, match=f"gradient_steps = {wrong}"):
         adjusted_backward(pipe, traj, traj.final, guidance=3.0, steps_used=wrong)
+
+
+def test_each_image_may_have_its_own_prompt(tiny_pipe):
+    pipe = tiny_pipe()
+    prompts = ["a photo of a doctor", "a photo of an old nurse", "a photo of a doctor"]
+    start = noise(pipe, "anything", range(3), 0)
+    for guidance in (3.0, 1.0):
+        both = sample(pipe, prompts, start, steps=3, guidance=guidance)
+        for row, prompt in enumerate(prompts):
+            alone = sample(pipe, prompt, start[[row]], steps=3, guidance=guidance)
+            torch.testing.assert_close(both[[row]], alone, atol=1e-4, rtol=1e-4)

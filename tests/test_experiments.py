@@ -1,0 +1,122 @@
+"""An experiment from its profile to its result: trained, evaluated, not done twice, and summed up over seeds."""
+
+import json
+
+import numpy as np
+import pytest
+
+from fairnb.classifiers import load_classifier
+from fairnb.errors import UserError
+from fairnb.experiments import explicit_rows, make_adapter, read_results, run_experiment, shares_of, table
+from fairnb.eyes import Eyes
+from fairnb.faces import load_detector
+from fairnb.neurons import load_neurons, union
+from fairnb.pipeline import fingerprint
+from fairnb.profiles import load_profile
+from fairnb.prompts import load_prompt_set
+from fairnb.records import read_records
+from fairnb.semantics import load_clip
+
+SMALL = {"device": "cpu", "evaluate.images": 2, "evaluate.explicit_images": 1, "locate.k": 0.01}
+AGE = {"adapter": "prefix", "shares": {"gender": None, "age": [0.75, 0.25]}, "prompts": ["occupations", "places"]}
+
+
+def smoke(folder, **experiment):
+    finetune = {"acts_from": 0, "updates": 1, "validate_every": 9}
+    changes = {"output": str(folder), "experiments": {"one": AGE | {"finetune": finetune} | experiment}}
+    return load_profile("smoke", SMALL | changes)
+
+
+def test_an_experiment_is_trained_evaluated_and_not_done_twice(mini, tmp_path):
+    P = smoke(tmp_path)
+    words = load_prompt_set(P.prompts)
+    words = words.model_copy(
+        update={"contents": words.contents[:1], "occupations": words.occupations | {"test": ["miner"]}}
+    )
+    eyes = Eyes(load_detector(), load_classifier(P.guide), load_clip(P.clip))
+    judge, before = load_classifier(P.judge), fingerprint(mini.text_encoder)
+    result = run_experiment(mini, eyes, judge, words, P, "one")
+    assert fingerprint(mini.text_encoder) == before
+    assert set(result["kinds"]) == {"occupations", "places"} and result["parameters"] == 5 * 96
+    compared = result["kinds"]["places"]
+    assert list(compared["bias"]) == ["gender", "age", "gender+age"] and list(compared["share"]) == ["gender", "age"]
+    folder = P.folder / "experiments"
+    records = [read_records(folder / name / "places" / "records.parquet") for name in ("original", "one")]
+    assert len(records[0]) == 2 * 8
+    for when, seen in zip(("before", "after"), records, strict=True):
+        old = seen[seen.face].groupby("prompt_id").age.apply(lambda ages: (ages == "old").mean())
+        assert compared["share"]["age"][when]["mean"] == pytest.approx(old.mean())
+    assert (folder / "one" / "places" / "images" / f"prompt_{records[1].prompt_id[0]}" / "img_1.png").is_file()
+    stamp = (folder / "one" / "patch.safetensors").stat().st_mtime_ns
+    assert run_experiment(mini, eyes, judge, words, P, "one") == result
+    assert (folder / "one" / "patch.safetensors").stat().st_mtime_ns == stamp
+    with pytest.raises(UserError, match="holds a run of other settings"):
+        run_experiment(mini, eyes, judge, words, smoke(tmp_path, tokens=2), "one")
+    with pytest.raises(UserError, match="no experiment 'two' in profile smoke: use one"):
+        P.finetune_of("two")
+
+
+def test_neurons_of_several_attributes_are_united_and_located_once(mini, tmp_path):
+    P = smoke(tmp_path, adapter="neurons", shares={"gender": None, "age": None})
+    words = load_prompt_set(P.prompts)
+    words = words.model_copy(update={"occupations": words.occupations | {"train": ["pilot", "nurse"]}})
+    adapter = make_adapter(mini, "one", P, words)
+    folder = P.folder / "experiments"
+    parts = [load_neurons(folder / f"neurons_{name}.safetensors") for name in ("gender", "age")]
+    both = union(*parts)
+    assert sum(len(delta) for delta in adapter.parameters()) == sum(len(indices) for indices in both.values())
+    assert all(set(part) <= set(both) for part in parts)
+    stamp = (folder / "neurons_age.safetensors").stat().st_mtime_ns
+    make_adapter(mini, "one", P, words)
+    assert (folder / "neurons_age.safetensors").stat().st_mtime_ns == stamp
+
+
+def test_shares_are_joint_or_one_by_one(tmp_path):
+    both = smoke(tmp_path).experiments["one"]
+    (names, shares), *_ = shares_of(both).items()
+    assert names == ("gender", "age")
+    np.testing.assert_allclose(shares, [[0.375, 0.125], [0.375, 0.125]])
+    apart = shares_of(smoke(tmp_path, joint=False).experiments["one"])
+    assert {name: wanted.tolist() for name, wanted in apart.items()} == {"gender": [0.5, 0.5], "age": [0.75, 0.25]}
+
+
+def test_explicit_prompts_name_every_class_of_every_test_occupation():
+    words = load_prompt_set(load_profile("mini").prompts)
+    rows = explicit_rows(words, "skin_tone")
+    assert len(rows) == 4 * 8 and rows.prompt_id.is_unique
+    assert rows[rows.asked == "dark"].prompt.str.startswith("a photo of a dark-skinned ").all()
+
+
+def test_the_table_takes_means_and_spread_over_seeds(tmp_path):
+    def result(seed, after):
+        bias = {"before": {"mean": 0.8}, "after": {"mean": after}}
+        compared = {"bias": {"gender": bias}, "share": {"gender": {"after": {"mean": 0.6, "std": 0.1}}}}
+        costs = {"clip_i": 0.9, "drift": 0.1, "minutes": 2.0, "parameters": 10, "megabytes": 0.1}
+        seen = {"obeyed": {"gender": 1.0}, "sure": {"after": {"gender": 0.9}}}
+        return {"experiment": "one", "seed": seed, "kinds": {"occupations": compared}} | costs | seen
+
+    for seed, after in enumerate((0.2, 0.3, 0.4)):
+        path = tmp_path / str(seed) / "experiments" / "one" / "result.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(result(seed, after)))
+    row = table(read_results([tmp_path / str(seed) for seed in range(3)])).loc["one", "occupations", "gender"]
+    assert (row.seeds, row.before, row.after, row.sd, row.ratio) == (3, 0.8, 0.3, 0.1, 0.375)
+    with pytest.raises(UserError, match="holds no experiment"):
+        read_results([tmp_path / "none"])
+
+
+@pytest.mark.parametrize(
+    ("experiment", "message"),
+    [
+        ({"shares": {"hair": None}}, "unknown attribute 'hair'"),
+        ({"shares": {"gender": [0.5, 0.6]}}, "a share for each of female, male"),
+        ({"shares": {"skin_tone": [0.5, 0.5]}}, "a share for each of light, medium, brown, dark"),
+        ({"finetune": {"update": 3}}, "experiments.one.finetune: unknown key 'update'"),
+        ({"finetune": {"images": 99}}, "pool .24. is smaller than images .99."),
+        ({"adapter": "dreambooth"}, "key 'experiments.one.adapter'"),
+        ({"tokens": 0}, "key 'experiments.one.tokens'"),
+    ],
+)
+def test_wrong_experiments_are_refused_before_anything_starts(experiment, message):
+    with pytest.raises(UserError, match=message):
+        load_profile("mini", {"experiments": {"one": AGE | experiment}})
