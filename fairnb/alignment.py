@@ -5,7 +5,7 @@ distributional alignment loss, Shen et al., ICLR 2024; METHODS section 2). Confi
 that N images drawn from the wanted distribution would not hold its shares exactly.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -119,9 +119,15 @@ def must_change(target: torch.Tensor, original_class: torch.Tensor) -> torch.Ten
     return changed.reshape(len(changed), -1).any(1)
 
 
-def dynamic_weight(target: torch.Tensor, original_class: torch.Tensor, factor: float) -> torch.Tensor:
-    """Weight [N] of the image losses: `factor` where the class must change, else 1 (also without a face)."""
-    return torch.where(must_change(target, original_class), factor, 1.0)
+def dynamic_weight(target: torch.Tensor, original_class: torch.Tensor, factor: float | Sequence[float]) -> torch.Tensor:
+    """Weight [N] of the image losses: `factor` where the class must change, else 1 (also without a face).
+
+    Of several attributes each may have a factor of its own; the least of those that must change counts.
+    """
+    pairs = target.reshape(len(target), -1), original_class.reshape(len(target), -1)
+    changes = torch.stack([must_change(*columns) for columns in zip(*(pair.T for pair in pairs), strict=True)], 1)
+    factors = torch.as_tensor(factor, dtype=torch.float32, device=target.device)
+    return torch.where(changes, factors, 1.0).amin(1)
 
 
 def semantics_loss(

@@ -108,7 +108,8 @@ def made_from(path: Path, profile: Profile) -> dict:
     package = sorted(file for file in (root() / "fairnb").glob("*.py") if file.name not in RUNNERS)
     inputs = {}
     classifiers = [source.model for source in (*profile.guide, *profile.judge)]
-    for given in filter(None, [profile.model, profile.prompts, profile.clip, profile.occupation_judge, *classifiers]):
+    models = [profile.model, profile.clip, profile.dino, profile.occupation_judge, *classifiers]
+    for given in filter(None, [profile.prompts, *models]):
         files = [Path(given), *sorted(Path(given).rglob("*"))]
         inputs[relative(given)] = _hash("".join(_digest(file) for file in files if file.is_file()))
     for earlier in _stamps(profile):

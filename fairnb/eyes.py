@@ -9,10 +9,11 @@ from diffusers import StableDiffusionPipeline
 from facenet_pytorch import MTCNN
 
 from fairnb.alignment import NO_FACE
-from fairnb.classifiers import Classifier
-from fairnb.faces import Faces, crop_faces, find_faces
+from fairnb.classifiers import Classifier, load_classifier
+from fairnb.faces import Faces, crop_faces, find_faces, load_detector
+from fairnb.profiles import Profile
 from fairnb.sampling import decode
-from fairnb.semantics import Clip, Dino
+from fairnb.semantics import Clip, Dino, load_clip, load_dino
 
 SURE = 0.9  # the guide's probability from which a face is surely of its class (FFD)
 
@@ -78,6 +79,12 @@ class Eyes:
             probabilities[name] = torch.full((len(latents), found.shape[1]), 1 / found.shape[1], device=found.device)
             probabilities[name][torch.from_numpy(faces.found)] = found
         return faces, probabilities
+
+
+def load_eyes(profile: Profile, device: torch.device | str) -> Eyes:
+    """The eyes that a profile names: MTCNN, its guide, its CLIP and, where it names one, its DINO."""
+    dino = None if profile.dino is None else load_dino(profile.dino, device)
+    return Eyes(load_detector(device), load_classifier(profile.guide, device), load_clip(profile.clip, device), dino)
 
 
 def judged(faces: Faces, probabilities: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

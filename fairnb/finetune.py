@@ -36,7 +36,6 @@ from fairnb.alignment import (
     dynamic_weight,
     face_loss,
     latent_loss,
-    must_change,
     semantics_loss,
     targets,
 )
@@ -147,6 +146,10 @@ class Alignment:
         self.accelerator.wait_for_everyone()
         return history
 
+    def factors(self, factor: float | dict[str, float]) -> float | list[float]:
+        """A factor for all attributes, or one for each in their order (1 where none is named)."""
+        return [factor.get(name, 1.0) for name in self.names] if isinstance(factor, dict) else factor
+
     def check_shares(self) -> None:
         """`UserError` for shares of an attribute that the guide does not know, or of more combinations of classes than
         an update has images."""
@@ -235,10 +238,10 @@ class Alignment:
             goal = self.unchanged.named(prompt, pool.tolist(), [told] * len(pool))
             goal_features = self.eyes.features(self.pipe, goal, self.sampling.batch)
         else:
-            weight = dynamic_weight(own_wanted, originals.classes[pool], settings.changed_factor)
+            weight = dynamic_weight(own_wanted, originals.classes[pool], self.factors(settings.changed_factor))
             goal, goal_features = self.unchanged.references(prompt, originals, pool, own_wanted)
-        changed = must_change(own_wanted, originals.classes[pool])
-        inside = torch.where(changed, 1.0 if told else settings.face_box_factor, 1.0)
+        factors = 1.0 if told else self.factors(settings.face_box_factor)
+        inside = dynamic_weight(own_wanted, originals.classes[pool], factors)
         both = np.fmin(faces.boxes, originals.boxes[indices[own]])[:, :2]
         both = np.concatenate([both, np.fmax(faces.boxes, originals.boxes[indices[own]])[:, 2:]], 1)
         face_goal = None

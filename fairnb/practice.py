@@ -141,12 +141,10 @@ def finetune(
     from fairnb.audit import before_and_after
     from fairnb.cards import write_card
     from fairnb.classifiers import load_classifier
-    from fairnb.eyes import Eyes
-    from fairnb.faces import load_detector
+    from fairnb.eyes import load_eyes
     from fairnb.finetune import Alignment
     from fairnb.neurons import load_neurons
     from fairnb.prompts import load_prompt_set
-    from fairnb.semantics import load_clip
 
     settings = _settings(model, profile, change)
     about, words = get_attribute(attribute or settings.attribute), load_prompt_set(settings.prompts)
@@ -154,7 +152,7 @@ def finetune(
     chosen = load_neurons(neurons)
     pipe = _load(settings)
     device = pipe.device
-    eyes = Eyes(load_detector(device), load_classifier(settings.guide, device), load_clip(settings.clip, device))
+    eyes = load_eyes(settings, device)
     judge = load_classifier(settings.judge, device)
     adapter = BiasNeurons(pipe.unet, chosen, settings.finetune.acts_from)
     run = Alignment(pipe, adapter, eyes, {about.name: shares}, settings.finetune, settings.sampling, settings.seed)
@@ -245,11 +243,9 @@ def experiment(
     """
     from fairnb.classifiers import load_classifier
     from fairnb.experiments import run_experiment
-    from fairnb.eyes import Eyes
-    from fairnb.faces import load_detector
+    from fairnb.eyes import load_eyes
     from fairnb.profiles import load_profile
     from fairnb.prompts import load_prompt_set
-    from fairnb.semantics import load_clip
 
     settings = load_profile(profile, parse_changes(change))
     chosen = names or list(settings.experiments)
@@ -257,7 +253,7 @@ def experiment(
         settings.finetune_of(name)  # a wrong name ends the call before the first training
     pipe = _load(settings)
     device = pipe.device
-    eyes = Eyes(load_detector(device), load_classifier(settings.guide, device), load_clip(settings.clip, device))
+    eyes = load_eyes(settings, device)
     judge, words, known = load_classifier(settings.judge, device), load_prompt_set(settings.prompts), {}
     for name in chosen:
         run_experiment(pipe, eyes, judge, words, settings, name, known)

@@ -46,6 +46,9 @@ Seed = Annotated[int, Field(ge=0)]
 Timestep = Annotated[int, Field(ge=0, lt=1000)]
 
 
+Factor = NotNegative | dict[str, NotNegative]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -83,7 +86,7 @@ class Finetune(_Section):
     learning_rate: Positive = 1e-3
     weight_decay: NotNegative = 0.0
     gradient: Literal["adjusted", "last", "full"] = "adjusted"
-    gradient_steps: Count = 3  # denoising steps used per gradient ("full" uses all)
+    gradient_steps: Count | None = 3  # denoising steps used per gradient; None, or gradient "full": all
     steps: Annotated[list[Count], Field(min_length=2, max_length=2)] | None = None  # least and most denoising steps of
     # an update, drawn anew each time; None: those of sampling
     acts_from: Timestep = 0  # the change is trained and acts in steps of at least this timestep; 0: in all
@@ -92,8 +95,8 @@ class Finetune(_Section):
     latent_weight: NotNegative = 0.0  # of the squared distance of the latents to their reference's
     reference: Literal["original", "named"] = "original"  # for a class that must change; "named": drawn with its word
     named_every: Count | None = None  # every so manyth prompt names a class, which must still be obeyed
-    changed_factor: NotNegative = 0.2  # weight of both where the class is to change
-    face_box_factor: NotNegative = 1.0  # of the semantics loss's gradient inside the face's box, where it is to change
+    changed_factor: Factor = 0.2  # weight of both where the class is to change; also one per attribute
+    face_box_factor: Factor = 1.0  # of the semantics loss's gradient inside the face's box, where it is to change
     face_weight: NotNegative = 0.0  # of the distance of a face's features to those of a whole face of its class
     confidence: Share = 0.8  # targets below it are left out
     ema: Share = 0.99
@@ -186,6 +189,7 @@ class Profile(_Section):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     prompts: str
     clip: LocalOrHub
+    dino: LocalOrHub | None = None  # a second encoder for the semantics loss, as FFD's
     guide: Sources
     judge: Sources
     judge_may_guide: bool = False  # allow guide and judge to be the same: its verdict is then its own pupil's
@@ -193,7 +197,7 @@ class Profile(_Section):
     attribute: str = "gender"
     attributes: Annotated[list[str], Field(min_length=1)] = ["gender"]
     seed: Seed = 0
-    output: str = "outputs"
+    output: Annotated[str, Field(validate_default=True)] = "outputs"
     sampling: Sampling = Sampling()
     measure: Measure = Measure()
     locate: Locate = Locate()
@@ -228,7 +232,7 @@ class Profile(_Section):
         shared = {source.model for source in self.guide} & {source.model for source in self.judge}
         if shared and not self.judge_may_guide:
             raise ValueError(f"guide and judge are both {min(shared)}: name another, or set judge_may_guide: true")
-        if self.finetune.gradient_steps > self.sampling.steps:
+        if (self.finetune.gradient_steps or 0) > self.sampling.steps:
             raise ValueError(f"finetune.gradient_steps exceeds sampling.steps ({self.sampling.steps})")
         for name in self.experiments:
             try:
@@ -294,7 +298,7 @@ def _put(values: dict, keys: list[str], value: Any, source: str) -> None:
 
 
 def _explain(error: dict) -> str:
-    keys = [str(part) for part in error["loc"]]
+    keys = [str(part) for part in error["loc"] if "[" not in str(part)]  # pydantic names the kinds a value may have
     name = ".".join(keys)
     if error["type"] == "extra_forbidden":
         near = get_close_matches(name, valid_keys(), 1, cutoff=0.4)

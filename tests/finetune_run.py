@@ -10,13 +10,10 @@ import torch
 import yaml
 
 from fairnb.adapters import BiasNeurons
-from fairnb.classifiers import load_classifier
-from fairnb.eyes import Eyes
-from fairnb.faces import load_detector
+from fairnb.eyes import load_eyes
 from fairnb.finetune import Alignment
 from fairnb.pipeline import load_pipeline
 from fairnb.profiles import load_profile
-from fairnb.semantics import load_clip
 
 
 def run(folder: Path, overrides: dict) -> None:
@@ -25,7 +22,7 @@ def run(folder: Path, overrides: dict) -> None:
     )
     pipe = load_pipeline(profile.model, device="cpu")
     neurons = {"mid_block.resnets.0.conv1.weight": torch.arange(0, 60_000, 100), "conv_out.weight": torch.arange(200)}
-    eyes = Eyes(load_detector(), load_classifier(profile.guide), load_clip(profile.clip))
+    eyes = load_eyes(profile, "cpu")
     adapter = BiasNeurons(pipe.unet, neurons, profile.finetune.acts_from)
     alignment = Alignment(pipe, adapter, eyes, {"gender": [0.5, 0.5]}, profile.finetune, profile.sampling, seed=0)
     alignment.train(["a photo of a chef", "a photo of a nurse"], ["a photo of a waiter"], folder)

@@ -218,3 +218,10 @@ def test_a_joint_target_is_the_product_of_its_shares():
     given, _ = targets(probs, {("gender", "age"): np.outer([0.5, 0.5], [0.75, 0.25])}, generator=seeded(2))
     old = [(given["age"][given["gender"] == i] == 1).float().mean().item() for i in (0, 1)]
     assert old == pytest.approx([0.25, 0.25], abs=0.06)
+
+
+def test_each_attribute_may_have_its_own_weight():
+    original = torch.tensor([[0, 0], [0, 0], [0, 0], [0, 0], [NO_FACE, NO_FACE]])
+    target = torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1], [1, 1]])
+    weight = dynamic_weight(target, original, [0.2, 0.6])
+    assert torch.allclose(weight, torch.tensor([1.0, 0.2, 0.6, 0.2, 1.0]))

@@ -8,14 +8,12 @@ import pytest
 from fairnb.classifiers import load_classifier
 from fairnb.errors import UserError
 from fairnb.experiments import explicit_rows, make_adapter, read_results, run_experiment, shares_of, table
-from fairnb.eyes import Eyes
-from fairnb.faces import load_detector
+from fairnb.eyes import load_eyes
 from fairnb.neurons import load_neurons, union
 from fairnb.pipeline import fingerprint
 from fairnb.profiles import load_profile
 from fairnb.prompts import load_prompt_set
 from fairnb.records import read_records
-from fairnb.semantics import load_clip
 
 SMALL = {"device": "cpu", "evaluate.images": 2, "evaluate.explicit_images": 1, "locate.k": 0.01}
 AGE = {"adapter": "prefix", "shares": {"gender": None, "age": [0.75, 0.25]}, "prompts": ["occupations", "places"]}
@@ -33,7 +31,7 @@ def test_an_experiment_is_trained_evaluated_and_not_done_twice(mini, tmp_path):
     words = words.model_copy(
         update={"contents": words.contents[:1], "occupations": words.occupations | {"test": ["miner"]}}
     )
-    eyes = Eyes(load_detector(), load_classifier(P.guide), load_clip(P.clip))
+    eyes = load_eyes(P, "cpu")
     judge, before = load_classifier(P.judge), fingerprint(mini.text_encoder)
     result = run_experiment(mini, eyes, judge, words, P, "one")
     assert fingerprint(mini.text_encoder) == before

@@ -16,14 +16,12 @@ from transformers import Dinov2Config, Dinov2Model
 
 from fairnb.adapters import BiasNeurons
 from fairnb.attributes import GENDER
-from fairnb.classifiers import load_classifier
 from fairnb.errors import UserError
-from fairnb.eyes import Eyes
-from fairnb.faces import load_detector
+from fairnb.eyes import load_eyes
 from fairnb.finetune import Alignment, pick_prompt
 from fairnb.profiles import load_profile
 from fairnb.sampling import noise, sample
-from fairnb.semantics import load_clip, load_dino
+from fairnb.semantics import load_dino
 from tests.finetune_run import run
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -115,7 +113,7 @@ def test_an_update_may_be_drawn_in_smaller_batches(tmp_path):
 def gender_alignment(pipe):
     """An alignment of the profile smoke on a few weights, not started."""
     P = load_profile("smoke", {"device": "cpu"})
-    eyes = Eyes(load_detector(), load_classifier(P.guide), load_clip(P.clip))
+    eyes = load_eyes(P, "cpu")
     adapter = BiasNeurons(pipe.unet, {"conv_out.weight": torch.arange(200)})
     return Alignment(pipe, adapter, eyes, {"gender": [0.5, 0.5]}, P.finetune, P.sampling, seed=0)
 

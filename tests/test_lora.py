@@ -4,16 +4,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fairnb.classifiers import load_classifier
 from fairnb.errors import UserError
-from fairnb.eyes import Eyes
-from fairnb.faces import load_detector
+from fairnb.eyes import load_eyes
 from fairnb.finetune import Alignment
 from fairnb.lora import LoRA, load_lora
 from fairnb.pipeline import fingerprint
 from fairnb.profiles import load_profile
 from fairnb.sampling import noise, sample
-from fairnb.semantics import load_clip
 from tests.conftest import MINI, build_tiny
 
 PROMPT = "a photo of a doctor"
@@ -91,7 +88,7 @@ def test_the_loop_trains_it(mini, tmp_path, parts):
     changes = {"updates": 2, "acts_from": 0, "confidence": 0.5, "learning_rate": 1e-3, "reference": "original"}
     before = prints(mini)
     lora = LoRA(mini, 4, parts)
-    eyes = Eyes(load_detector(), load_classifier(P.guide), load_clip(P.clip))
+    eyes = load_eyes(P, "cpu")
     settings = P.finetune.model_copy(update=changes)
     run = Alignment(mini, lora, eyes, {"gender": [0.5, 0.5]}, settings, P.sampling, seed=0)
     history = run.train(["a photo of a pilot", "a photo of a nurse"], [], tmp_path)

@@ -10,8 +10,7 @@ from fairnb.adapters import BiasNeurons, load_patch
 from fairnb.attributes import GENDER
 from fairnb.audit import audit
 from fairnb.classifiers import load_classifier
-from fairnb.eyes import Eyes
-from fairnb.faces import load_detector
+from fairnb.eyes import Eyes, load_eyes
 from fairnb.finetune import Alignment
 from fairnb.fullsize import Middle
 from fairnb.pipeline import load_pipeline, save_pipeline
@@ -91,7 +90,7 @@ def test_half_precision_finds_and_trains_nearly_the_same():
             pipe, GENDER, words.split("train")[:4], k=k, frequency=0.65, timestep=699, seed=0, **place
         ).neurons
         adapter = BiasNeurons(pipe.unet, found[torch.float32], 550)
-        eyes = Eyes(load_detector(), load_classifier(P.guide), load_clip(P.clip))
+        eyes = load_eyes(P, "cpu")
         run = Alignment(pipe, adapter, eyes, {"gender": [0.5, 0.5]}, settings, P.sampling, seed=0)
         adapter.attach()
         run.gradient("a photo of a pilot", run.unchanged.originals("a photo of a pilot"), 0)

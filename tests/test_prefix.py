@@ -6,16 +6,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fairnb.classifiers import load_classifier
 from fairnb.errors import UserError
-from fairnb.eyes import Eyes
-from fairnb.faces import load_detector
+from fairnb.eyes import load_eyes
 from fairnb.finetune import Alignment
 from fairnb.pipeline import encode, fingerprint
 from fairnb.prefix import TOKEN, PrefixTokens, load_prefix
 from fairnb.profiles import load_profile
 from fairnb.sampling import noise, sample
-from fairnb.semantics import load_clip
 from tests.conftest import build_tiny
 
 PROMPT = "a photo of a doctor"
@@ -89,7 +86,7 @@ def test_the_loop_trains_it(mini, tmp_path):
     before = fingerprint(mini.text_encoder)
     prefix = PrefixTokens(mini)
     start = prefix.parameters()[0].detach().clone()
-    eyes = Eyes(load_detector(), load_classifier(P.guide), load_clip(P.clip))
+    eyes = load_eyes(P, "cpu")
     changes = {"updates": 2, "acts_from": 0, "confidence": 0.5, "reference": "original"}
     settings = P.finetune.model_copy(update=changes)
     run = Alignment(mini, prefix, eyes, {"gender": [0.5, 0.5]}, settings, P.sampling, seed=0)

@@ -17,7 +17,7 @@ LEAST = {
 }
 
 
-@pytest.mark.parametrize("name", ["mini", "smoke", "sd15"])
+@pytest.mark.parametrize("name", ["mini", "smoke", "sd15", "ffd"])
 def test_shipped_profiles_load_and_are_papermill_parameter_files(name: str) -> None:
     profile = load_profile(name)
     assert profile.name == name
@@ -37,7 +37,7 @@ def test_smoke_has_the_smallest_counts() -> None:
 def test_mini_spells_out_every_key() -> None:
     values = yaml.safe_load((root() / "notebooks" / "profiles" / "mini.yaml").read_text())["profile"]
     spelled = {key for key in values} | {
-        f"{k}.{inner}" for k, v in values.items() if isinstance(v, dict) for inner in v
+        f"{k}.{inner}" for k, v in values.items() if isinstance(v, dict) and k != "experiments" for inner in v
     }
     assert spelled == set(valid_keys())
 
@@ -75,6 +75,8 @@ def test_paths_start_at_the_repository_and_hub_ids_stay(tmp_path: Path) -> None:
         ("finetune.gradient_steps", 99, "exceeds sampling.steps"),
         ("finetune", {"acts_from": 500, "gradient": "full"}, "acts_from .500. needs gradient: adjusted"),
         ("locate.k", 2, "less than 1"),
+        ("finetune.changed_factor", {"gender": -1}, "key 'finetune.changed_factor'"),
+        ("finetune.steps", [19], "key 'finetune.steps' is"),
         ("attribute", "hair", "unknown attribute 'hair'"),
         ("attribute", "age", "not among attributes"),
         ("name", "../up", "match pattern"),
@@ -93,7 +95,7 @@ def test_a_missing_key_is_named() -> None:
 
 
 def test_bad_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no profile named 'maxi': use one of mini, sd15, smoke"):
+    with pytest.raises(UserError, match="no profile named 'maxi': use one of ffd, mini, sd15, smoke"):
         load_profile("maxi")
     with pytest.raises(UserError, match="none.yaml cannot be read"):
         load_profile(tmp_path / "none.yaml")
