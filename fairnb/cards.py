@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fairnb.adapters import read_header
+from fairnb.adapters import KIND, read_header, read_weights
 from fairnb.records import write_atomically
 
 CARD = """---
@@ -39,7 +39,9 @@ fairnb generate "a photo of a doctor" --out doctors --model {base} --patch patch
 
 
 def describe(path: str | Path) -> str:
-    """The lines of `fairnb show`."""
+    """The lines of `fairnb show`, for any adapter's file."""
+    if Path(path).is_file() and (other := _lora_or_prefix(path)):
+        return other
     header = read_header(path)
     blocks: dict[str, int] = {}
     for name, number in header.neurons.items():
@@ -52,6 +54,21 @@ def describe(path: str | Path) -> str:
         "changes " + ", ".join(f"{block} {number:,}" for block, number in sorted(blocks.items())),
     ]
     return "\n".join([*lines, *(f"{key}: {_short(value)}" for key, value in header.record.items())])
+
+
+def _lora_or_prefix(path: str | Path) -> str | None:
+    """The lines of a LoRA or of prefix tokens; None for a patch of bias neurons."""
+    tensors, about, record = read_weights(path)
+    if about.get("kind") == KIND:
+        return None
+    size = f"{sum(tensor.numel() for tensor in tensors.values()):,} numbers, {Path(path).stat().st_size / 1e6:.2f} MB"
+    ranks = [len(tensor) for name, tensor in tensors.items() if name.endswith(".lora_A.weight")]
+    if ranks:
+        parts = " and ".join(sorted({name.split(".")[0] for name in tensors}))
+        what = f"LoRA of rank {max(ranks)} in {len(ranks)} layers of {parts}"
+    else:
+        what = "prefix tokens, " + ", ".join(" x ".join(map(str, tensor.shape)) for tensor in tensors.values())
+    return "\n".join([f"{path}: {what}; {size}", *(f"{key}: {_short(value)}" for key, value in record.items())])
 
 
 def write_card(folder: str | Path, *, base: str, revision: str | None, figures: str) -> Path:

@@ -57,6 +57,15 @@ class LoRA:
         """The factors A [rank, in] and B [out, rank] of every layer, for an optimiser."""
         return list(self._factors.values())
 
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """Every changed layer, as part and path ("unet.mid_block..."), and the shape (out, in) of its weight."""
+        names = dict.fromkeys(key.rpartition(".lora_")[0] for key in self._factors)
+        return {name: (len(second), first.shape[1]) for name in names for first, second in [self.factors(name)]}
+
+    def factors(self, name: str) -> tuple[torch.nn.Parameter, torch.nn.Parameter]:
+        """A [rank, in] and B [out, rank] of a layer."""
+        return self._factors[f"{name}.lora_A.weight"], self._factors[f"{name}.lora_B.weight"]
+
     def attach(self) -> None:
         """Start training: the layers are in place and the factors require a gradient."""
         self.apply(self._pipe)
@@ -111,10 +120,10 @@ class LoRA:
         """Make the change part of the weights, and itself zero."""
         self.remove(pipe)
         with torch.no_grad():
-            for name in sorted({key.rpartition(".lora_")[0] for key in self._factors}):
+            for name in self.shapes():
                 part, _, path = name.partition(".")
                 weight = getattr(pipe, part).get_submodule(path).weight
-                first, second = (self._factors[f"{name}.lora_{letter}.weight"] for letter in "AB")
+                first, second = self.factors(name)
                 weight += (strength * (second @ first)).to(weight)
                 second.zero_()
 

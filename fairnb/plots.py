@@ -150,8 +150,8 @@ def before_after(
 def bias_dumbbell(tables: Mapping[str, pd.DataFrame], *, title: str = "") -> Figure:
     """Bias per occupation with its 95 % interval, from tables of `metrics.bias_by_prompt`.
 
-    The first table is before, the second after (joined by an arrow), a third the control (hollow). The band is the
-    sampling floor: what a perfectly fair generator would score on as many faces.
+    The first table is before; a single one after it is joined to it by an arrow, and a control (by its label) is
+    hollow. The band is the sampling floor: what a perfectly fair generator would score on as many faces.
     """
     series = {label: _by_label(table) for label, table in tables.items()}
     order = next(iter(series.values())).bias.sort_values(na_position="first").index
@@ -161,10 +161,10 @@ def bias_dumbbell(tables: Mapping[str, pd.DataFrame], *, title: str = "") -> Fig
     shift = np.linspace(0.22, -0.22, len(series)) if len(series) > 1 else [0]
     for number, (label, table) in enumerate(series.items()):
         table, at = table.reindex(order), np.arange(len(order)) + shift[number]
-        colour, face = SERIES[number], "white" if number == 2 else SERIES[number]
+        colour, face = SERIES[number], "white" if "control" in label else SERIES[number]
         axis.hlines(at, table.low, table.high, color=colour, lw=3, alpha=0.28)
         axis.plot(table.bias, at, "osD^"[number], color=colour, mfc=face, ms=6, ls="", label=label)
-    if len(series) > 1:
+    if len([label for label in series if "control" not in label]) == 2:
         first, second = (table.reindex(order).bias for table in list(series.values())[:2])
         for row, (start, end) in enumerate(zip(first, second, strict=True)):
             if abs(end - start) > 0.02:

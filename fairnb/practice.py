@@ -279,8 +279,8 @@ def results(
 
 
 @practice.command()
-def show(patch: Annotated[Path, typer.Argument(help="A patch (.safetensors).")]) -> None:
-    """What does a patch change, and on what was it trained?
+def show(patch: Annotated[Path, typer.Argument(help="A patch, LoRA or prefix tokens (.safetensors).")]) -> None:
+    """What does a patch, a LoRA or a prefix change, and on what was it trained?
 
     Example: fairnb show patches/gender/patch.safetensors
     """

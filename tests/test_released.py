@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fairnb.adapters import BiasNeurons
+from fairnb.cards import describe
 from fairnb.errors import UserError
 from fairnb.lora import LoRA
 from fairnb.prefix import PrefixTokens
@@ -128,3 +129,11 @@ def test_the_command_converts(tmp_path):
     command = [sys.executable, "-m", "fairnb", "convert", tmp_path / "prefix.pth", "--out", tmp_path / "p.safetensors"]
     subprocess.run(command, check=True, capture_output=True)
     assert load_file(tmp_path / "p.safetensors")["<p1>"].shape == (5, 8)
+
+
+def test_show_says_what_is_in_them(tiny_pipe, tmp_path):
+    LoRA(tiny_pipe(), 2, ("unet",)).save(tmp_path / "lora.safetensors", {"updates": 3})
+    PrefixTokens(tiny_pipe(), 5).save(tmp_path / "prefix.safetensors", {"target": {"gender": [0.5, 0.5]}})
+    lora, prefix = (describe(tmp_path / f"{name}.safetensors") for name in ("lora", "prefix"))
+    assert "LoRA of rank 2 in " in lora and " layers of unet; " in lora and lora.endswith("updates: 3")
+    assert "prefix tokens, 5 x 32; 160 numbers" in prefix and "target: gender 0.5 / 0.5" in prefix
