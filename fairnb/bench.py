@@ -1,6 +1,7 @@
 """`python -m fairnb.bench`: what the package saves, measured in one run beside the published or plain way."""
 
 import argparse
+import dataclasses
 import json
 import resource
 import subprocess
@@ -17,9 +18,14 @@ from diffusers import StableDiffusionPipeline
 
 from fairnb.adapters import BiasNeurons
 from fairnb.attributes import GENDER, Attribute
+from fairnb.eyes import load_eyes
+from fairnb.finetune import Alignment
+from fairnb.lora import LoRA
 from fairnb.neurons import FAMILIES, STEPS, contrast_pairs, count, locate, save_neurons
 from fairnb.pipeline import encode, load_pipeline
-from fairnb.profiles import root
+from fairnb.profiles import load_profile, root
+from fairnb.prompts import load_prompt_set, name_class
+from fairnb.released import load_adapter
 from fairnb.sampling import (
     adjusted_backward,
     adjustment,
@@ -42,6 +48,7 @@ LOCATE = {
     "seed": 0,
 }
 OCCUPATIONS = ["doctor", "nurse"]
+UPDATES, PROMPTS = 24, 8  # of the short trainings
 
 
 def literal_adjusted(
@@ -136,12 +143,49 @@ def gradient(pipe: StableDiffusionPipeline, way: str) -> dict[int, dict[str, flo
     return results
 
 
+class Published(Alignment):
+    """Alignment with FFD's gradient as it is published: all steps in one graph, by autograd with checkpointing."""
+
+    def differentiable(self, prompt: str, words: str, indices: list[int], number: int):
+        """Final latents as a leaf, and the way back through the whole graph."""
+        start, asked = noise(self.pipe, prompt, indices, self.seed), name_class(prompt, words)
+        how = {"steps": self.steps(number), "guidance": self.sampling.guidance}
+        final = literal_adjusted(self.pipe, asked, start, **how)
+        return final.detach().requires_grad_(), final.backward
+
+
+def progress(way: str) -> dict[str, float]:
+    """Train the profile mini's exp-1 for `UPDATES` updates, with the published gradient or ours; returns seconds per
+    update (the originals drawn before) and the bias before and after on the occupations trained on, as the guide sees
+    it on fresh noise."""
+    P = load_profile("mini", {"device": "cpu"})
+    pipe, prompts = load_pipeline(P.model, device="cpu"), load_prompt_set(P.prompts).prompts("train")[:PROMPTS]
+    changes = {"updates": UPDATES, "images": 16, "part": 16, "pool": 16, "named_every": None, "validate_every": UPDATES}
+    changes["gradient_checkpointing"] = way == "published"
+    settings = P.finetune_of("exp-1").model_copy(update=changes)
+    kind = Published if way == "published" else Alignment
+    eyes = load_eyes(P, "cpu")
+    run = kind(pipe, LoRA(pipe, 8), eyes, {"gender": [0.5, 0.5]}, settings, P.sampling, P.seed)
+    run.known.update({prompt: run.unchanged.originals(prompt) for prompt in prompts})
+    fresh = dataclasses.replace(run, seed=P.seed + 1)
+    before = fresh.validate(prompts)
+    with tempfile.TemporaryDirectory() as folder:
+        seconds = _seconds(lambda: run.train(prompts, [], folder))
+        load_adapter(Path(folder) / "patch.safetensors", pipe).apply(pipe)
+        after = fresh.validate(prompts)
+    return {"seconds": seconds / UPDATES, "before": before, "after": after}
+
+
 def main() -> None:
     """Print the table; with `--way`, the gradient measurements of one way as JSON."""
     parser = argparse.ArgumentParser(prog="python -m fairnb.bench", description=__doc__)
     parser.add_argument("--model", default=str(root() / "data" / "mini-sd"), help="a diffusers Stable Diffusion folder")
     parser.add_argument("--way", choices=["checkpointed", "adjusted"], help=argparse.SUPPRESS)
+    parser.add_argument("--progress", action="store_true", help="only: one training by the published gradient and ours")
     options = parser.parse_args()
+    if options.progress:
+        _bench_progress()
+        return
     pipe = load_pipeline(options.model, device="cpu")
     if options.way:
         print(json.dumps(gradient(pipe, options.way)))
@@ -197,6 +241,15 @@ def _bench_gradient(model: str) -> None:
         _row(f"adjusted gradient, {steps} steps: seconds", plain["seconds"], own["seconds"])
         _row(f"adjusted gradient, 3 of {steps} steps: seconds", plain["seconds"], own["seconds_3"])
         _row(f"adjusted gradient, {steps} steps: peak memory (MB)", plain["memory"], own["memory"])
+
+
+def _bench_progress() -> None:
+    """The same short training with the published gradient and with ours: what does a minute buy?"""
+    plain, own = progress("published"), progress("ours")
+    print(f"bias before {plain['before']:.3f}; after {UPDATES} updates {plain['after']:.3f}, fairnb {own['after']:.3f}")
+    _row("alignment update: seconds", plain["seconds"], own["seconds"])
+    pace = [60 * (run["before"] - run["after"]) / (UPDATES * run["seconds"]) for run in (plain, own)]
+    print(f"{'fall of bias per minute':46}{pace[0]:12,.3f}{pace[1]:12,.3f}{pace[1] / pace[0]:8.1f}x", flush=True)
 
 
 def _bench_generation(pipe: StableDiffusionPipeline) -> None:
