@@ -6,7 +6,7 @@ BIN     := .venv/bin
 READY   := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce notebook lab test lint bench mini-sd quality full-size seeds ship check clean
+.PHONY: help env reproduce notebook lab test lint bench mini-sd quality full-size seeds experiments ship check clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -41,6 +41,7 @@ lint: $(READY) ## correct style where that is automatic
 
 bench: $(READY) ## measure the speed and memory claims
 	$(BIN)/python -m fairnb.bench
+	$(BIN)/python -m fairnb.bench --progress
 
 mini-sd: $(READY) ## rebuild data/mini-sd from nothing (hours on a CPU)
 	$(BIN)/python -m fairnb.miniworld build
@@ -57,6 +58,13 @@ seeds: $(READY) ## after reproduce: the main result with four more seeds, and th
 	done
 	$(BIN)/fairnb spread outputs/mini outputs/mini-seed1 outputs/mini-seed2 outputs/mini-seed3 outputs/mini-seed4
 	$(BIN)/fairnb report --profile mini
+
+experiments: $(READY) ## FFD's experiments and their like with bias neurons, three seeds each (hours on a CPU)
+	$(BIN)/fairnb experiment --profile mini
+	for seed in 1 2; do \
+	  $(BIN)/fairnb experiment --profile mini --set seed=$$seed --set name=mini-seed$$seed || exit 1; \
+	done
+	$(BIN)/fairnb results outputs/mini outputs/mini-seed1 outputs/mini-seed2 --out data/mini-sd/experiments.json
 
 ship: $(READY) ## take the patch, the figure and the spread of outputs/mini into the repository
 	cp outputs/mini/finetune/neurons/patch.safetensors data/mini-sd/patches/gender.safetensors

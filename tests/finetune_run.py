@@ -1,6 +1,6 @@
 """A short fine-tuning run as a program, for the tests that kill it or launch it in two processes.
 
-`python -m tests.finetune_run FOLDER [section.key=value ...]`
+`python -m tests.finetune_run FOLDER [adapter=lora] [section.key=value ...]`; else it trains a few weights.
 """
 
 import sys
@@ -12,22 +12,27 @@ import yaml
 from fairnb.adapters import BiasNeurons
 from fairnb.eyes import load_eyes
 from fairnb.finetune import Alignment
+from fairnb.lora import LoRA
 from fairnb.pipeline import load_pipeline
 from fairnb.profiles import load_profile
 
 
-def run(folder: Path, overrides: dict) -> None:
+def run(folder: Path, overrides: dict, adapter: str = "neurons") -> None:
     profile = load_profile(
         "smoke", {"device": "cpu", "finetune.updates": 4, "finetune.checkpoint_every": 1, **overrides}
     )
     pipe = load_pipeline(profile.model, device="cpu")
     neurons = {"mid_block.resnets.0.conv1.weight": torch.arange(0, 60_000, 100), "conv_out.weight": torch.arange(200)}
     eyes = load_eyes(profile, "cpu")
-    adapter = BiasNeurons(pipe.unet, neurons, profile.finetune.acts_from)
-    alignment = Alignment(pipe, adapter, eyes, {"gender": [0.5, 0.5]}, profile.finetune, profile.sampling, seed=0)
+    made = {
+        "neurons": lambda: BiasNeurons(pipe.unet, neurons, profile.finetune.acts_from),
+        "lora": lambda: LoRA(pipe, 2, ("text_encoder", "unet")),
+    }[adapter]()
+    alignment = Alignment(pipe, made, eyes, {"gender": [0.5, 0.5]}, profile.finetune, profile.sampling, seed=0)
     alignment.train(["a photo of a chef", "a photo of a nurse"], ["a photo of a waiter"], folder)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    run(Path(sys.argv[1]), {key: yaml.safe_load(value) for key, value in (a.split("=", 1) for a in sys.argv[2:])})
+    given = {key: yaml.safe_load(value) for key, value in (a.split("=", 1) for a in sys.argv[2:])}
+    run(Path(sys.argv[1]), given, given.pop("adapter", "neurons"))

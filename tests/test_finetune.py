@@ -47,9 +47,14 @@ def test_leaves_patch_and_history_and_no_checkpoint(whole):
     assert sum(value.abs().sum() for name, value in values.items() if name.endswith(".values")) > 0
 
 
-def test_a_killed_run_resumes_to_the_same_patch(whole, tmp_path):
+@pytest.mark.parametrize("adapter", ["neurons", "lora"])
+def test_a_killed_run_resumes_to_the_same_patch(whole, tmp_path_factory, tmp_path, adapter):
+    given = [f"adapter={adapter}", *(["finetune.acts_from=0"] if adapter == "lora" else [])]
+    if adapter == "lora":
+        whole = tmp_path_factory.mktemp("lora")
+        subprocess.run([*COMMAND, whole, *given], check=True, env=ENVIRONMENT, capture_output=True)
     process = subprocess.Popen(
-        [*COMMAND, tmp_path], env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [*COMMAND, tmp_path, *given], env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 120
     while not (tmp_path / "checkpoint.pt").exists() and time.monotonic() < deadline and process.poll() is None:
@@ -57,7 +62,7 @@ def test_a_killed_run_resumes_to_the_same_patch(whole, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert (tmp_path / "checkpoint.pt").exists() and not (tmp_path / "patch.safetensors").exists()
-    subprocess.run([*COMMAND, tmp_path], check=True, env=ENVIRONMENT, capture_output=True)
+    subprocess.run([*COMMAND, tmp_path, *given], check=True, env=ENVIRONMENT, capture_output=True)
     one, two = (load_file(folder / "patch.safetensors") for folder in (whole, tmp_path))
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
     assert (tmp_path / "history.csv").read_text() == (whole / "history.csv").read_text()
