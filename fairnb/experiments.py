@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from accelerate import PartialState
 from diffusers import StableDiffusionPipeline
 
 from fairnb import metrics
@@ -31,7 +32,7 @@ from fairnb.prompts import OCCUPATIONS, PromptSet, name_class, photo_of, prompt_
 from fairnb.records import provenance, read_json, read_records, write_json, write_records
 from fairnb.released import load_adapter
 
-DRIFT_IMAGES = 8  # of each prompt without people
+DRIFT_IMAGES = 8  # of each prompt without people, where the evaluation has as many
 
 
 def shares_of(experiment: Experiment) -> dict[str | tuple[str, ...], np.ndarray]:
@@ -53,9 +54,11 @@ def make_adapter(pipe: StableDiffusionPipeline, name: str, profile: Profile, wor
 
 
 def _neurons(pipe: StableDiffusionPipeline, attribute: str, profile: Profile, words: PromptSet) -> NeuronSet:
-    path = profile.folder / "experiments" / f"neurons_{attribute}.safetensors"
-    chosen = profile.locate
-    if not path.is_file():
+    path, chosen = profile.folder / "experiments" / f"neurons_{attribute}.safetensors", profile.locate
+    state = PartialState()
+    there = path.is_file()
+    state.wait_for_everyone()
+    if not there:
         found = locate(
             pipe,
             get_attribute(attribute),
@@ -67,7 +70,9 @@ def _neurons(pipe: StableDiffusionPipeline, attribute: str, profile: Profile, wo
             contexts=words.contexts,
             seed=profile.seed,
         )
-        save_neurons(found.neurons, path, {key: json.dumps(value) for key, value in found.settings.items()})
+        if state.is_main_process:
+            save_neurons(found.neurons, path, {key: json.dumps(value) for key, value in found.settings.items()})
+        state.wait_for_everyone()
     return load_neurons(path)
 
 
@@ -91,8 +96,12 @@ def run_experiment(
     plan = {"experiment": experiment.model_dump(), "finetune": settings.model_dump(), "seed": profile.seed}
     if (folder / "plan.json").is_file() and read_json(folder / "plan.json") != json.loads(json.dumps(plan)):
         raise UserError(f"{folder} holds a run of other settings: delete it or choose another output")
-    write_json(folder / "plan.json", plan)
-    if not (folder / "patch.safetensors").is_file():
+    state = PartialState()
+    todo = [not (folder / name).is_file() for name in ("patch.safetensors", "result.json")]
+    state.wait_for_everyone()  # every process has looked before one of them writes
+    if state.is_main_process:
+        write_json(folder / "plan.json", plan)
+    if todo[0]:
         adapter = make_adapter(pipe, name, profile, words)
         # Originals are shared where their pool is the same and the eyes looked for the same.
         looked = (settings.pool, settings.face_weight > 0, *experiment.shares)
@@ -102,15 +111,18 @@ def run_experiment(
         record = {"experiment": name, "adapter": experiment.adapter, "prompts": experiment.prompts}
         prompts = [words.prompts(split, experiment.prompts) for split in ("train", "validation")]
         run.train(*prompts, folder, record)
-        write_json(folder / "minutes.json", (time.perf_counter() - started) / 60)
-    if not (folder / "result.json").is_file():
+        if state.is_main_process:
+            write_json(folder / "minutes.json", (time.perf_counter() - started) / 60)
+    if todo[1]:
         adapter = load_adapter(folder / "patch.safetensors", pipe)
         result = evaluate(pipe, adapter, eyes, judge, words, profile, experiment, folder)
-        minutes = read_json(folder / "minutes.json")
-        about = {"experiment": name, "adapter": experiment.adapter, "seed": profile.seed, "minutes": minutes}
+        about = {"experiment": name, "adapter": experiment.adapter, "seed": profile.seed}
+        about["minutes"] = read_json(folder / "minutes.json")
         about["parameters"] = sum(parameter.numel() for parameter in adapter.parameters())
         about["megabytes"] = (folder / "patch.safetensors").stat().st_size / 1e6
-        write_json(folder / "result.json", about | result | {"provenance": provenance(profile)})
+        if state.is_main_process:
+            write_json(folder / "result.json", about | result | {"provenance": provenance(profile)})
+        state.wait_for_everyone()
     return read_json(folder / "result.json")
 
 
@@ -132,13 +144,15 @@ def evaluate(
     prompts without people, which should not change at all. Records and pictures stay in `folder`.
     """
     folder, originals = Path(folder), profile.folder / "experiments" / "original"
-    names = list(experiment.shares)
+    names, state = list(experiment.shares), PartialState()
 
     def seen(place: Path, rows: pd.DataFrame, images: int) -> pd.DataFrame:
         how = {"images": images, "seed": profile.seed, "replace": True, **profile.sampling.model_dump()}
-        records = look(generate(pipe, rows, folder=place / "images", **how), eyes.detector, judge)
-        write_records(records, place / "records.parquet")
-        return records
+        generate(pipe, rows, folder=place / "images", **how)
+        if state.is_main_process:
+            write_records(look(place / "images", eyes.detector, judge), place / "records.parquet")
+        state.wait_for_everyone()
+        return read_records(place / "records.parquet")
 
     test = {kind: prompt_rows(words, "test", kinds=[kind]) for kind in experiment.prompts}
     contents = pd.DataFrame(
@@ -147,11 +161,12 @@ def evaluate(
     )
     adapter.remove(pipe)
     before = {kind: seen(originals / kind, rows, profile.evaluate.images) for kind, rows in test.items()}
-    seen(originals / "contents", contents, DRIFT_IMAGES)
+    some = min(DRIFT_IMAGES, profile.evaluate.images)
+    seen(originals / "contents", contents, some)
     adapter.apply(pipe)
     try:
         after = {kind: seen(folder / kind, rows, profile.evaluate.images) for kind, rows in test.items()}
-        seen(folder / "contents", contents, DRIFT_IMAGES)
+        seen(folder / "contents", contents, some)
         obeyed = {}
         for name in names:
             rows = explicit_rows(words, name)
