@@ -88,7 +88,7 @@ class Finetune(_Section):
     gradient: Literal["adjusted", "last", "full"] = "adjusted"
     gradient_steps: Count | None = 3  # denoising steps used per gradient; None, or gradient "full": all
     steps: Annotated[list[Count], Field(min_length=2, max_length=2)] | None = None  # least and most denoising steps of
-    # an update, drawn anew each time; None: those of sampling
+    # an update, drawn anew each time (the unchanged model's pictures take the least); None: those of sampling
     acts_from: Timestep = 0  # the change is trained and acts in steps of at least this timestep; 0: in all
     class_weight: NotNegative = 1.0
     semantics_weight: NotNegative = 8.0

@@ -120,7 +120,8 @@ class Unchanged:
         """Final latents [N, C, h, w] of a prompt's noises `indices`; with `words` [N] each names a class in its prompt,
         and the noises stay those of the plain one."""
         start = noise(self.pipe, prompt, indices, self.seed)
-        how = {"steps": self.sampling.steps, "guidance": self.sampling.guidance}
+        steps = self.settings.steps[0] if self.settings.steps else self.sampling.steps
+        how = {"steps": steps, "guidance": self.sampling.guidance}
         size, drawn = self.sampling.batch, []
         for first in range(0, len(start), size):
             rows = slice(first, first + size)
