@@ -57,12 +57,12 @@ def describe(path: str | Path) -> str:
 
 
 def _lora_or_prefix(path: str | Path) -> str | None:
-    """The lines of a LoRA or of prefix tokens; None for a patch of bias neurons."""
+    """The lines of a LoRA or of prefix tokens; None for any other file."""
     tensors, about, record = read_weights(path)
-    if about.get("kind") == KIND:
+    ranks = [len(tensor) for name, tensor in tensors.items() if name.endswith(".lora_A.weight")]
+    if about.get("kind") == KIND or not (ranks or len(tensors) == 1):
         return None
     size = f"{sum(tensor.numel() for tensor in tensors.values()):,} numbers, {Path(path).stat().st_size / 1e6:.2f} MB"
-    ranks = [len(tensor) for name, tensor in tensors.items() if name.endswith(".lora_A.weight")]
     if ranks:
         parts = " and ".join(sorted({name.split(".")[0] for name in tensors}))
         what = f"LoRA of rank {max(ranks)} in {len(ranks)} layers of {parts}"

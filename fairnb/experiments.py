@@ -117,7 +117,8 @@ def run_experiment(
         adapter = load_adapter(folder / "patch.safetensors", pipe)
         result = evaluate(pipe, adapter, eyes, judge, words, profile, experiment, folder)
         about = {"experiment": name, "adapter": experiment.adapter, "seed": profile.seed}
-        about["minutes"] = read_json(folder / "minutes.json")
+        timed = folder / "minutes.json"  # missing where a run was killed between its last update and this file
+        about["minutes"] = read_json(timed) if timed.is_file() else None
         about["parameters"] = sum(parameter.numel() for parameter in adapter.parameters())
         about["megabytes"] = (folder / "patch.safetensors").stat().st_size / 1e6
         if state.is_main_process:
@@ -210,7 +211,7 @@ def table(results: list[dict]) -> pd.DataFrame:
                 for when, values in compared["share"].get(attribute, {}).items():
                     row |= {f"share {when}": values["mean"], f"spread {when}": values["std"]}
                 costs = ("clip_i", "drift", "minutes", "parameters", "megabytes")
-                rows.append(row | {key: result[key] for key in costs})
+                rows.append(row | {key: np.nan if result[key] is None else result[key] for key in costs})
     keys = ["experiment", "prompts", "attribute"]
     groups = pd.DataFrame(rows).groupby(keys, sort=False)
     means = groups.mean().drop(columns="seed")

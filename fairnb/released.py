@@ -28,6 +28,7 @@ from fairnb.records import write_atomically
 
 TEXT_ENCODER = re.compile(r"(text_model\..+)\.lora_linear_layer\.(down|up)\.weight")
 UNET = re.compile(r"(.+)\.processor\.to_(q|k|v|out)_lora\.(down|up)\.weight")
+PICKLED = (".pth", ".pt", ".bin", ".ckpt")
 FACTORS = {"down": "lora_A", "up": "lora_B"}
 
 
@@ -36,7 +37,7 @@ def load_adapter(path: str | Path, pipe: StableDiffusionPipeline) -> Adapter:
 
     `UserError` when the file is damaged, none of them, or made for another model.
     """
-    if Path(path).suffix != ".safetensors":
+    if Path(path).suffix in PICKLED:
         raise UserError(f"{path} is no .safetensors file: turn FFD's released files into one with fairnb convert")
     tensors, header, _ = read_weights(path)
     if header.get("kind") == KIND:
