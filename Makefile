@@ -64,11 +64,12 @@ experiments: $(READY) ## FFD's experiments and their like with bias neurons, thr
 	for seed in 1 2; do \
 	  $(BIN)/fairnb experiment --profile mini --set seed=$$seed --set name=mini-seed$$seed || exit 1; \
 	done
-	$(BIN)/fairnb results outputs/mini outputs/mini-seed1 outputs/mini-seed2 --out data/mini-sd/experiments.json
+	$(BIN)/fairnb results outputs/mini outputs/mini-seed1 outputs/mini-seed2 --out outputs/mini/experiments.json
 
-ship: $(READY) ## take the patch, the figure and the spread of outputs/mini into the repository
+ship: $(READY) ## take the patch, figure, spread and experiments of outputs/mini into the repository
 	cp outputs/mini/finetune/neurons/patch.safetensors data/mini-sd/patches/gender.safetensors
 	cp outputs/mini/spread.json data/mini-sd/spread.json
+	cp outputs/mini/experiments.json data/mini-sd/experiments.json
 	$(BIN)/python -c "from PIL import Image; im = Image.open('outputs/mini/figures/before_after.png').convert('RGB'); \
 	  im.thumbnail((1200, 1200)); im.quantize(128).save('notebooks/before_after.png', optimize=True)"
 

@@ -32,7 +32,7 @@ RUNNERS = (
     "options.py",
     "practice.py",
 )
-NOT_ARTEFACTS = ("notebooks", "stamps", "report.html", "spread.json", "summary.json")
+NOT_ARTEFACTS = ("notebooks", "stamps", "report.html", "spread.json", "experiments.json", "summary.json")
 
 
 def run_notebooks(

@@ -23,12 +23,12 @@ from fairnb.classifiers import Classifier
 from fairnb.errors import UserError
 from fairnb.eyes import SURE, Eyes
 from fairnb.finetune import Alignment
-from fairnb.generate import generate, image_path, load_image, look
+from fairnb.generate import generate, load_image, look
 from fairnb.lora import LoRA
 from fairnb.neurons import NeuronSet, load_neurons, locate, save_neurons, union
 from fairnb.prefix import PrefixTokens
 from fairnb.profiles import Experiment, Profile
-from fairnb.prompts import OCCUPATIONS, PromptSet, name_class, photo_of, prompt_rows
+from fairnb.prompts import PromptSet, photo_of, prompt_rows
 from fairnb.records import provenance, read_json, read_records, write_json, write_records
 from fairnb.released import load_adapter
 
@@ -53,27 +53,34 @@ def make_adapter(pipe: StableDiffusionPipeline, name: str, profile: Profile, wor
     return BiasNeurons(pipe.unet, reduce(union, found), profile.finetune_of(name).acts_from)
 
 
-def _neurons(pipe: StableDiffusionPipeline, attribute: str, profile: Profile, words: PromptSet) -> NeuronSet:
-    path, chosen = profile.folder / "experiments" / f"neurons_{attribute}.safetensors", profile.locate
-    state = PartialState()
-    there = path.is_file()
+def find_neurons(
+    pipe: StableDiffusionPipeline, attribute: str, profile: Profile, words: PromptSet, path: str | Path
+) -> NeuronSet:
+    """Locate the bias neurons of an attribute with the profile's settings on its train occupations; written to `path`
+    with these settings."""
+    chosen, state = profile.locate, PartialState()
+    found = locate(
+        pipe,
+        get_attribute(attribute),
+        words.split("train"),
+        k=max(1, round(chosen.k * sum(weight.numel() for weight in pipe.unet.parameters()))),
+        frequency=chosen.frequency,
+        timestep=chosen.timestep,
+        contents=words.contents,
+        contexts=words.contexts,
+        seed=profile.seed,
+    )
+    if state.is_main_process:
+        save_neurons(found.neurons, path, {key: json.dumps(value) for key, value in found.settings.items()})
     state.wait_for_everyone()
-    if not there:
-        found = locate(
-            pipe,
-            get_attribute(attribute),
-            words.split("train"),
-            k=max(1, round(chosen.k * sum(weight.numel() for weight in pipe.unet.parameters()))),
-            frequency=chosen.frequency,
-            timestep=chosen.timestep,
-            contents=words.contents,
-            contexts=words.contexts,
-            seed=profile.seed,
-        )
-        if state.is_main_process:
-            save_neurons(found.neurons, path, {key: json.dumps(value) for key, value in found.settings.items()})
-        state.wait_for_everyone()
-    return load_neurons(path)
+    return found.neurons
+
+
+def _neurons(pipe: StableDiffusionPipeline, attribute: str, profile: Profile, words: PromptSet) -> NeuronSet:
+    path = profile.folder / "experiments" / f"neurons_{attribute}.safetensors"
+    there = path.is_file()
+    PartialState().wait_for_everyone()  # every process has looked before one of them writes
+    return load_neurons(path) if there else find_neurons(pipe, attribute, profile, words, path)
 
 
 def run_experiment(
@@ -147,9 +154,12 @@ def evaluate(
     folder, originals = Path(folder), profile.folder / "experiments" / "original"
     names, state = list(experiment.shares), PartialState()
 
-    def seen(place: Path, rows: pd.DataFrame, images: int) -> pd.DataFrame:
+    def drawn(place: Path, rows: pd.DataFrame, images: int) -> Path:
         how = {"images": images, "seed": profile.seed, "replace": True, **profile.sampling.model_dump()}
-        generate(pipe, rows, folder=place / "images", **how)
+        return generate(pipe, rows, folder=place / "images", **how)
+
+    def seen(place: Path, rows: pd.DataFrame, images: int) -> pd.DataFrame:
+        drawn(place, rows, images)
         if state.is_main_process:
             write_records(look(place / "images", eyes.detector, judge), place / "records.parquet")
         state.wait_for_everyone()
@@ -163,11 +173,11 @@ def evaluate(
     adapter.remove(pipe)
     before = {kind: seen(originals / kind, rows, profile.evaluate.images) for kind, rows in test.items()}
     some = min(DRIFT_IMAGES, profile.evaluate.images)
-    seen(originals / "contents", contents, some)
+    unchanged = drawn(originals / "contents", contents, some)
     adapter.apply(pipe)
     try:
         after = {kind: seen(folder / kind, rows, profile.evaluate.images) for kind, rows in test.items()}
-        seen(folder / "contents", contents, some)
+        changed = drawn(folder / "contents", contents, some)
         obeyed = {}
         for name in names:
             rows = explicit_rows(words, name)
@@ -182,8 +192,10 @@ def evaluate(
         "obeyed": obeyed,
         "sure": {when: _sure(records, names) for when, records in every.items()},
         "faces": {when: float(records.face.mean()) for when, records in every.items()},
-        "clip_i": float(np.mean([_clip_i(eyes, originals / kind, folder / kind) for kind in test])),
-        "drift": 1 - _clip_i(eyes, originals / "contents", folder / "contents"),
+        "clip_i": float(
+            np.mean([_clip_i(eyes, originals / kind / "images", folder / kind / "images") for kind in test])
+        ),
+        "drift": 1 - _clip_i(eyes, unchanged, changed),
     }
 
 
@@ -223,15 +235,11 @@ def table(results: list[dict]) -> pd.DataFrame:
 
 def explicit_rows(words: PromptSet, attribute: str) -> pd.DataFrame:
     """Prompts that name each class of an attribute for each test occupation, with the class in `asked`."""
-    about, rows = get_attribute(attribute), prompt_rows(words, "test", kinds=[OCCUPATIONS])
-    return pd.DataFrame(
-        [
-            (len(rows) * number + place, name_class(row.prompt, word), row.occupation, row.split, name)
-            for number, (name, word) in enumerate(zip(about.classes, about.words, strict=True))
-            for place, row in enumerate(rows.itertuples())
-        ],
-        columns=["prompt_id", "prompt", "occupation", "split", "asked"],
-    )
+    about, tables = get_attribute(attribute), []
+    for number, (name, word) in enumerate(zip(about.classes, about.words, strict=True)):
+        rows = prompt_rows(words, "test", word=word)
+        tables.append(rows.assign(prompt_id=rows.prompt_id + number * len(words.all()), asked=name))
+    return pd.concat(tables, ignore_index=True)
 
 
 def _compared(before: pd.DataFrame, after: pd.DataFrame, names: list[str], seed: int) -> dict:
@@ -265,14 +273,12 @@ def _sure(records: pd.DataFrame, names: list[str]) -> dict[str, float]:
 @torch.no_grad()
 def _clip_i(eyes: Eyes, one: Path, two: Path, batch: int = 64) -> float:
     """Mean cosine of the pictures of two folders of `generate`, as CLIP sees them."""
-    records = read_records(one / "records.parquet")
+    names = sorted(path.relative_to(one) for path in one.glob("prompt_*/img_*.png"))
     cosines = []
-    for start in range(0, len(records), batch):
-        rows = records.iloc[start : start + batch]
+    for start in range(0, len(names), batch):
         features = []
         for place in (one, two):
-            paths = [image_path(place / "images", row.prompt_id, row.image) for row in rows.itertuples()]
-            images = torch.stack([load_image(path) for path in paths]).to(eyes.clip.mean.device)
-            features.append(eyes.clip.image_features(images))
+            images = torch.stack([load_image(place / name) for name in names[start : start + batch]])
+            features.append(eyes.clip.image_features(images.to(eyes.clip.mean.device)))
         cosines.append((features[0] * features[1]).sum(1))
     return torch.cat(cosines).mean().item()

@@ -94,28 +94,15 @@ def find(
 
     Example: fairnb find data/mini-sd --attribute gender --out neurons.safetensors
     """
-    import json
-
-    from fairnb.attributes import get_attribute
-    from fairnb.neurons import count, locate, save_neurons
+    from fairnb.experiments import find_neurons
+    from fairnb.neurons import count
     from fairnb.prompts import load_prompt_set
 
     settings = _settings(model, profile, change)
-    pipe, words, chosen = _load(settings), load_prompt_set(settings.prompts), settings.locate
+    pipe, words = _load(settings), load_prompt_set(settings.prompts)
+    found = count(find_neurons(pipe, attribute or settings.attribute, settings, words, out))
     total = sum(weight.numel() for weight in pipe.unet.parameters())
-    found = locate(
-        pipe,
-        get_attribute(attribute or settings.attribute),
-        words.split("train"),
-        k=max(1, round(chosen.k * total)),
-        frequency=chosen.frequency,
-        timestep=chosen.timestep,
-        contents=words.contents,
-        contexts=words.contexts,
-        seed=settings.seed,
-    )
-    save_neurons(found.neurons, out, {key: json.dumps(value) for key, value in found.settings.items()})
-    typer.echo(f"{out}: {count(found.neurons):,} of {total:,} weights ({count(found.neurons) / total:.2%})")
+    typer.echo(f"{out}: {found:,} of {total:,} weights ({found / total:.2%})")
 
 
 @practice.command()

@@ -212,8 +212,8 @@ def prompt_rows(
     }
     if unknown := [kind for kind in kinds if kind not in every]:
         raise UserError(f"no prompts of kind '{unknown[0]}': use {', '.join(every)}")
-    if unknown := [split for split in splits if split not in SPLITS]:
-        raise UserError(f"unknown split '{unknown[0]}': use one of {', '.join(SPLITS)}")
+    for split in splits:
+        prompts.split(split)  # refuses an unknown one
     numbered = enumerate((kind, row) for kind, rows in every.items() for row in rows)
     chosen = [(number, *row) for number, (kind, row) in numbered if kind in kinds and row[2] in splits]
     chosen.sort(key=lambda row: (splits.index(row[3]), row[0]))

@@ -119,3 +119,8 @@ def test_guide_and_judge_must_differ() -> None:
     with pytest.raises(UserError, match="guide and judge are both me/eyes: name another, or set judge_may_guide"):
         load_profile({**LEAST, "guide": "me/eyes", "judge": [{"model": "me/other"}, {"model": "me/eyes"}]})
     assert load_profile({**LEAST, "guide": "me/eyes", "judge": "me/eyes", "judge_may_guide": True}).judge_may_guide
+
+
+def test_ffd_has_the_eyes_of_sd15() -> None:
+    ffd, sd15 = load_profile("ffd"), load_profile("sd15")
+    assert (ffd.model, ffd.guide, ffd.judge, ffd.attributes) == (sd15.model, sd15.guide, sd15.judge, sd15.attributes)
