@@ -149,17 +149,19 @@ def evaluate(
     Per kind of prompts `bias` and `share` (see `_compared`); `obeyed`, the part of the pictures that show the class
     which their prompt names; `sure`, that of the faces of whose classes the judge is sure, and `faces` found, before
     and after; `clip_i`, the mean cosine of a picture to the original of the same noise; `drift`, 1 - that cosine on
-    prompts without people, which should not change at all. Records and pictures stay in `folder`.
+    prompts without people, which should not change at all. `trained`, the bias of the prompts that were trained on,
+    from noise that was not: what the adapter learned, where `kinds` tells what of it holds for other words. Records and
+    pictures stay in `folder`.
     """
     folder, originals = Path(folder), profile.folder / "experiments" / "original"
     names, state = list(experiment.shares), PartialState()
 
-    def drawn(place: Path, rows: pd.DataFrame, images: int) -> Path:
-        how = {"images": images, "seed": profile.seed, "replace": True, **profile.sampling.model_dump()}
+    def drawn(place: Path, rows: pd.DataFrame, images: int, seed: int = profile.seed) -> Path:
+        how = {"images": images, "seed": seed, "replace": True, **profile.sampling.model_dump()}
         return generate(pipe, rows, folder=place / "images", **how)
 
-    def seen(place: Path, rows: pd.DataFrame, images: int) -> pd.DataFrame:
-        drawn(place, rows, images)
+    def seen(place: Path, rows: pd.DataFrame, images: int, seed: int = profile.seed) -> pd.DataFrame:
+        drawn(place, rows, images, seed)
         if state.is_main_process:
             write_records(look(place / "images", eyes.detector, judge), place / "records.parquet")
         state.wait_for_everyone()
@@ -172,11 +174,16 @@ def evaluate(
     )
     adapter.remove(pipe)
     before = {kind: seen(originals / kind, rows, profile.evaluate.images) for kind, rows in test.items()}
+    taught = {kind: prompt_rows(words, "train", kinds=[kind]) for kind in experiment.prompts}
+    few = (profile.evaluate.explicit_images, profile.seed + 1)  # noise of another seed: no training has seen it
+    learned = {kind: [seen(originals / f"trained_{kind}", rows, *few)] for kind, rows in taught.items()}
     some = min(DRIFT_IMAGES, profile.evaluate.images)
     unchanged = drawn(originals / "contents", contents, some)
     adapter.apply(pipe)
     try:
         after = {kind: seen(folder / kind, rows, profile.evaluate.images) for kind, rows in test.items()}
+        for kind, rows in taught.items():
+            learned[kind].append(seen(folder / f"trained_{kind}", rows, *few))
         changed = drawn(folder / "contents", contents, some)
         obeyed = {}
         for name in names:
@@ -189,6 +196,7 @@ def evaluate(
     every = {"before": pd.concat(before.values()), "after": pd.concat(after.values())}
     return {
         "kinds": {kind: _compared(before[kind], after[kind], names, profile.seed) for kind in test},
+        "trained": {kind: _compared(*records, names, profile.seed)["bias"] for kind, records in learned.items()},
         "obeyed": obeyed,
         "sure": {when: _sure(records, names) for when, records in every.items()},
         "faces": {when: float(records.face.mean()) for when, records in every.items()},
@@ -210,8 +218,9 @@ def read_results(folders: Sequence[str | Path]) -> list[dict]:
 def table(results: list[dict]) -> pd.DataFrame:
     """Results as a table: a row for each experiment, kind of prompts and attribute, means over the seeds.
 
-    `before`, `after` and `ratio` are bias, with the standard deviation over seeds (`sd`) of after; `share` and
-    `spread` are the last class's mean share and its standard deviation over prompts, before and after.
+    `before`, `after` and `ratio` are bias, with the standard deviation over seeds (`sd`) of after; `trained` is that
+    of the prompts which were trained on; `share` and `spread` are the last class's mean share and its standard
+    deviation over prompts, before and after.
     """
     rows = []
     for result in results:
@@ -219,6 +228,8 @@ def table(results: list[dict]) -> pd.DataFrame:
             for attribute, bias in compared["bias"].items():
                 row = {"experiment": result["experiment"], "prompts": kind, "attribute": attribute}
                 row |= {"seed": result["seed"], "before": bias["before"]["mean"], "after": bias["after"]["mean"]}
+                taught = result["trained"][kind][attribute]
+                row |= {f"trained {when}": taught[when]["mean"] for when in ("before", "after")}
                 row |= {"obeyed": result["obeyed"].get(attribute), "sure": result["sure"]["after"].get(attribute)}
                 for when, values in compared["share"].get(attribute, {}).items():
                     row |= {f"share {when}": values["mean"], f"spread {when}": values["std"]}

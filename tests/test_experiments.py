@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from fairnb import metrics
 from fairnb.classifiers import load_classifier
 from fairnb.errors import UserError
 from fairnb.experiments import explicit_rows, make_adapter, read_results, run_experiment, shares_of, table
@@ -39,6 +40,11 @@ def test_an_experiment_is_trained_evaluated_and_not_done_twice(mini, tmp_path):
     compared = result["kinds"]["places"]
     assert list(compared["bias"]) == ["gender", "age", "gender+age"] and list(compared["share"]) == ["gender", "age"]
     folder = P.folder / "experiments"
+    taught = read_records(folder / "original" / "trained_places" / "records.parquet")
+    assert set(taught.split) == {"train"} and set(taught.seed) == {P.seed + 1}  # noise that no training uses
+    assert result["trained"]["places"]["age"]["before"]["mean"] == pytest.approx(
+        metrics.summarise(taught, "age")["mean"]
+    )
     records = [read_records(folder / name / "places" / "records.parquet") for name in ("original", "one")]
     assert len(records[0]) == 2 * 8
     for when, seen in zip(("before", "after"), records, strict=True):
@@ -90,7 +96,11 @@ def test_the_table_takes_means_and_spread_over_seeds(tmp_path):
         bias = {"before": {"mean": 0.8}, "after": {"mean": after}}
         compared = {"bias": {"gender": bias}, "share": {"gender": {"after": {"mean": 0.6, "std": 0.1}}}}
         costs = {"clip_i": 0.9, "drift": 0.1, "minutes": 2.0, "parameters": 10, "megabytes": 0.1}
-        seen = {"obeyed": {"gender": 1.0}, "sure": {"after": {"gender": 0.9}}}
+        seen = {
+            "obeyed": {"gender": 1.0},
+            "sure": {"after": {"gender": 0.9}},
+            "trained": {"occupations": {"gender": bias}},
+        }
         return {"experiment": "one", "seed": seed, "kinds": {"occupations": compared}} | costs | seen
 
     for seed, after in enumerate((0.2, 0.3, 0.4)):
@@ -98,6 +108,7 @@ def test_the_table_takes_means_and_spread_over_seeds(tmp_path):
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps(result(seed, after)))
     row = table(read_results([tmp_path / str(seed) for seed in range(3)])).loc["one", "occupations", "gender"]
+    assert row["trained after"] == 0.3
     assert (row.seeds, row.before, row.after, row.sd, row.ratio) == (3, 0.8, 0.3, 0.1, 0.375)
     with pytest.raises(UserError, match="holds no experiment"):
         read_results([tmp_path / "none"])
