@@ -1,7 +1,8 @@
 """An experiment: train one adapter for one target, and let the judge see what it does beside the original model.
 
-FFD's exp-1 to exp-6 (Shen et al., ICLR 2024) and their like with bias neurons are values of the profile's
-`experiments`; they differ in adapter, shares and prompts, and share one loop (`finetune`) and one evaluation.
+FFD's exp-1 to exp-6 (Shen et al., ICLR 2024), their like with bias neurons, and guided sampling (Balancing Act) are
+values of the profile's `experiments`; they differ in adapter, shares and prompts, and share one evaluation. What trains
+weights shares one loop (`finetune`).
 """
 
 import json
@@ -24,6 +25,8 @@ from fairnb.errors import UserError
 from fairnb.eyes import SURE, Eyes
 from fairnb.finetune import Alignment
 from fairnb.generate import generate, load_image, look
+from fairnb.guidance import Guidance
+from fairnb.hspace import from_prompts
 from fairnb.lora import LoRA
 from fairnb.neurons import NeuronSet, load_neurons, locate, save_neurons, union
 from fairnb.prefix import PrefixTokens
@@ -83,6 +86,20 @@ def _neurons(pipe: StableDiffusionPipeline, attribute: str, profile: Profile, wo
     return load_neurons(path) if there else find_neurons(pipe, attribute, profile, words, path)
 
 
+def make_guidance(
+    pipe: StableDiffusionPipeline, eyes: Eyes, words: PromptSet, profile: Profile, name: str, known: dict
+) -> Guidance:
+    """The guidance of an experiment, with an h-classifier for each attribute; those in `known` are not made again."""
+    experiment = profile.experiments[name]
+    how = {"images": experiment.guidance.images, "sampling": profile.sampling, "seed": profile.seed}
+    for attribute in experiment.shares:
+        if (attribute, how["images"]) not in known:
+            made = from_prompts(pipe, eyes, attribute, words.prompts("train", experiment.prompts), **how)
+            known[attribute, how["images"]] = made
+    classifiers = [known[attribute, how["images"]] for attribute in experiment.shares]
+    return Guidance(classifiers, experiment.shares, **experiment.guidance.model_dump(exclude={"images"}))
+
+
 def run_experiment(
     pipe: StableDiffusionPipeline,
     eyes: Eyes,
@@ -95,8 +112,8 @@ def run_experiment(
     """Train an experiment of the profile, evaluate it, and return its result (also written to result.json).
 
     Everything lies in <profile's folder>/experiments/<name>. What is there is not done again; a killed run goes on.
-    Experiments of the same model, seed and noises may share `known` (see `Alignment`). `UserError` when the folder
-    holds a run of other settings.
+    Experiments of the same model, seed and noises may share `known`: originals (see `Alignment`) and h-classifiers.
+    `UserError` when the folder holds a run of other settings.
     """
     experiment, settings = profile.experiments[name], profile.finetune_of(name)
     folder = profile.folder / "experiments" / name
@@ -109,15 +126,20 @@ def run_experiment(
     if state.is_main_process:
         write_json(folder / "plan.json", plan)
     if todo[0]:
-        adapter = make_adapter(pipe, name, profile, words)
-        # Originals are shared where their pool is the same and the eyes looked for the same.
-        looked = (settings.pool, settings.face_weight > 0, *experiment.shares)
-        originals = {} if known is None else known.setdefault(looked, {})
-        run = Alignment(pipe, adapter, eyes, shares_of(experiment), settings, profile.sampling, profile.seed, originals)
-        started = time.perf_counter()
+        known = {} if known is None else known
         record = {"experiment": name, "adapter": experiment.adapter, "prompts": experiment.prompts}
-        prompts = [words.prompts(split, experiment.prompts) for split in ("train", "validation")]
-        run.train(*prompts, folder, record)
+        started = time.perf_counter()
+        if experiment.adapter == "guidance":
+            guidance = make_guidance(pipe, eyes, words, profile, name, known)
+            if state.is_main_process:
+                guidance.save(folder / "patch.safetensors", record)
+        else:
+            adapter = make_adapter(pipe, name, profile, words)
+            # Originals are shared where their pool is the same and the eyes looked for the same.
+            looked = known.setdefault((settings.pool, settings.face_weight > 0, *experiment.shares), {})
+            shares, sampling = shares_of(experiment), profile.sampling
+            run = Alignment(pipe, adapter, eyes, shares, settings, sampling, profile.seed, looked)
+            run.train(*(words.prompts(split, experiment.prompts) for split in ("train", "validation")), folder, record)
         if state.is_main_process:
             write_json(folder / "minutes.json", (time.perf_counter() - started) / 60)
     if todo[1]:

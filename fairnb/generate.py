@@ -59,6 +59,8 @@ def generate(
         "text_encoder": fingerprint(pipe.text_encoder),
         "vae": fingerprint(pipe.vae),
     }
+    if guided_by := getattr(pipe, "guided_by", None):  # guidance changes no weight
+        plan["guided_by"] = guided_by
     state = PartialState()
     if state.is_main_process:
         _claim(folder, plan, replace)

@@ -125,10 +125,20 @@ class Evaluate(_Section):
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
 
 
-class Experiment(_Section):
-    """Notebooks 08 to 10: an adapter, the shares it is trained for, and what differs from the profile's `finetune`."""
+class HGuidance(_Section):
+    """Notebook 12: guided sampling, and the pictures from which its classifiers are trained."""
 
-    adapter: Literal["neurons", "lora", "prefix"]
+    images: Count = 12  # per train prompt and class
+    mode: Literal["distribution", "sample", "assigned"] = "distribution"  # see `guidance.Guidance`
+    divergence: Literal["kl", "chi2"] = "kl"
+    strength: NotNegative = 100.0  # in logits
+    reliable: NotNegative = 0.9  # a step whose classifier ranks two pictures of a prompt worse is left alone
+
+
+class Experiment(_Section):
+    """Notebooks 08 to 12: an adapter, the shares that are wanted, and what differs from the profile's `finetune`."""
+
+    adapter: Literal["neurons", "lora", "prefix", "guidance"]
     parts: Annotated[list[Literal["text_encoder", "unet"]], Field(min_length=1)] = ["text_encoder"]  # a LoRA's
     rank: Count = 8  # a LoRA's
     tokens: Count = 5  # of a prefix
@@ -138,6 +148,7 @@ class Experiment(_Section):
     joint: bool = True  # several attributes: every combination its share; else each attribute by itself
     prompts: Annotated[list[str], Field(min_length=1)] = ["occupations"]  # kinds of the prompt set
     finetune: dict[str, Any] = {}
+    guidance: HGuidance = HGuidance()
 
     @field_validator("shares")
     @classmethod

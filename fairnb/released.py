@@ -22,6 +22,8 @@ from safetensors.torch import save_file
 
 from fairnb.adapters import KIND, Adapter, load_patch, read_weights
 from fairnb.errors import UserError
+from fairnb.guidance import KIND as GUIDANCE
+from fairnb.guidance import Guidance, load_guidance
 from fairnb.lora import load_lora
 from fairnb.prefix import TOKEN, load_prefix
 from fairnb.records import write_atomically
@@ -32,8 +34,9 @@ PICKLED = (".pth", ".pt", ".bin", ".ckpt")
 FACTORS = {"down": "lora_A", "up": "lora_B"}
 
 
-def load_adapter(path: str | Path, pipe: StableDiffusionPipeline) -> Adapter:
-    """The adapter of a safetensors file: bias neurons, prefix tokens or LoRA, ours or diffusers'. Nothing is applied.
+def load_adapter(path: str | Path, pipe: StableDiffusionPipeline) -> Adapter | Guidance:
+    """The adapter of a safetensors file: bias neurons, prefix tokens or LoRA, ours or diffusers', or guidance. Nothing
+    is applied.
 
     `UserError` when the file is damaged, none of them, or made for another model.
     """
@@ -42,6 +45,8 @@ def load_adapter(path: str | Path, pipe: StableDiffusionPipeline) -> Adapter:
     tensors, header, _ = read_weights(path)
     if header.get("kind") == KIND:
         return load_patch(path, pipe)
+    if header.get("kind") == GUIDANCE:
+        return load_guidance(path, pipe.device)
     return load_prefix(path, pipe) if len(tensors) == 1 else load_lora(path, pipe)
 
 
