@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from fairnb.adapters import KIND, read_header, read_weights
+from fairnb.guidance import KIND as GUIDANCE
+from fairnb.guidance import load_guidance
 from fairnb.records import write_atomically
 
 CARD = """---
@@ -40,7 +42,7 @@ fairnb generate "a photo of a doctor" --out doctors --model {base} --patch patch
 
 def describe(path: str | Path) -> str:
     """The lines of `fairnb show`, for any adapter's file."""
-    if Path(path).is_file() and (other := _lora_or_prefix(path)):
+    if Path(path).is_file() and (other := _lora_or_prefix(path) or _guidance(path)):
         return other
     header = read_header(path)
     blocks: dict[str, int] = {}
@@ -69,6 +71,22 @@ def _lora_or_prefix(path: str | Path) -> str | None:
     else:
         what = "prefix tokens, " + ", ".join(" x ".join(map(str, tensor.shape)) for tensor in tensors.values())
     return "\n".join([f"{path}: {what}; {size}", *(f"{key}: {_short(value)}" for key, value in record.items())])
+
+
+def _guidance(path: str | Path) -> str | None:
+    """The lines of a guidance; None for any other file."""
+    if read_weights(path)[1].get("kind") != GUIDANCE:
+        return None
+    guidance = load_guidance(path, "cpu")
+    lines = [
+        f"{path}: guided sampling, mode {guidance.mode}, strength {guidance.strength:g}, where reliability is at least "
+        f"{guidance.reliable:g}; {Path(path).stat().st_size / 1e6:.2f} MB"
+    ]
+    for name, each in guidance.classifiers.items():
+        shares = _short(dict(zip(each.classes, guidance.shares[name].tolist(), strict=True)))
+        steps = zip(each.timesteps.tolist(), each.reliable.tolist(), strict=True)
+        lines += [f"{name}: {shares}", "reliable by timestep: " + ", ".join(f"{at:.0f} {how:.2f}" for at, how in steps)]
+    return "\n".join([*lines, *(f"{key}: {_short(value)}" for key, value in guidance.metadata.items())])
 
 
 def write_card(folder: str | Path, *, base: str, revision: str | None, figures: str) -> Path:

@@ -49,6 +49,8 @@ class Guidance:
     wanted, and a strength that makes h infinite.
     """
 
+    acts_from = 0
+
     def __init__(
         self,
         classifiers: Sequence[HClassifier],

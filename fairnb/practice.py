@@ -1,7 +1,7 @@
 """The practitioner's commands: audit a model, find its bias neurons, train a patch, apply it, look at it, compare."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -167,6 +167,56 @@ def _shares(text: str | None, about) -> list[float]:
             f"--share {text} must be {len(about.classes)} numbers ({', '.join(about.classes)}) that sum to 1"
         )
     return shares
+
+
+@practice.command()
+def guide(
+    model: ModelArgument,
+    out: Annotated[Path, typer.Option(help="The file to write (.safetensors).")],
+    attribute: Annotated[str | None, typer.Option(help="Else the profile's; of folders any name.")] = None,
+    folder: Annotated[
+        list[str] | None, typer.Option(help="CLASS=FOLDER of pictures, once for each class, instead of prompts.")
+    ] = None,
+    share: Annotated[str | None, typer.Option(help="Of each class, for example 0.7,0.3; else equal.")] = None,
+    images: Annotated[int, typer.Option(min=1, help="Per train prompt and class.")] = 12,
+    mode: Annotated[
+        Literal["assigned", "distribution", "sample"], typer.Option(help="What is steered, and how.")
+    ] = "assigned",
+    strength: Annotated[float, typer.Option(min=0, help="In logits.")] = 30.0,
+    reliable: Annotated[float, typer.Option(min=0, help="Least reliability of a step that is guided.")] = 0.9,
+    profile: ProfileOption = "mini",
+    change: SetOption = None,
+) -> None:
+    """Train classifiers of h-space and write a guidance, which --patch of generate and audit reads. No weight changes.
+
+    \b
+    Examples:
+      fairnb guide data/mini-sd --attribute gender --out guide.safetensors
+      fairnb guide data/mini-sd --attribute hat --folder yes=hats --folder no=bare --out hats.safetensors
+    """
+    from fairnb.attributes import Attribute, get_attribute
+    from fairnb.eyes import load_eyes
+    from fairnb.guidance import Guidance
+    from fairnb.hspace import from_folders, from_prompts
+    from fairnb.prompts import load_prompt_set
+
+    settings = _settings(model, profile, change)
+    if folder:
+        places = dict(each.partition("=")[::2] for each in folder)
+        if wrong := [name for name, place in places.items() if not name or not place]:
+            raise UserError(f"--folder {wrong[0]} names no folder: write it as CLASS=FOLDER")
+        about = Attribute(attribute or settings.attribute, tuple(places), tuple(places))
+        shares, pipe = _shares(share, about), _load(settings)
+        steps, batch = settings.sampling.steps, settings.sampling.batch
+        made = from_folders(pipe, about.name, places, steps=steps, batch=batch, seed=settings.seed)
+    else:
+        about, words = get_attribute(attribute or settings.attribute), load_prompt_set(settings.prompts)
+        shares, pipe = _shares(share, about), _load(settings)
+        how = {"images": images, "sampling": settings.sampling, "seed": settings.seed}
+        made = from_prompts(pipe, load_eyes(settings, pipe.device), about.name, words.prompts("train"), **how)
+    guidance = Guidance([made], {about.name: shares}, strength, mode=mode, reliable=reliable)
+    guidance.save(out)
+    typer.echo(f"{out}: see it with fairnb show {out}, use it with fairnb generate ... --patch {out}")
 
 
 @practice.command()

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from PIL import Image
 
 from fairnb import cli
 from fairnb.adapters import BiasNeurons, load_patch
@@ -170,3 +171,46 @@ def test_another_models_audit_is_not_overwritten(audits, patch, capsys):
     common = ["--prompts", audits[0].parent / "prompts.txt", "--images", 3, *SMALL]
     assert call("audit", MINI, *common, "--out", audits[0], "--patch", patch) == 2
     assert "holds" in capsys.readouterr().err
+
+
+def test_a_guidance_from_folders_draws_shows_and_is_no_model(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for name, level in (("dark", 40), ("bright", 200)):
+        (tmp_path / name).mkdir()
+        for number in range(8):
+            array = (level + rng.integers(-30, 30, (64, 64, 3))).astype(np.uint8)
+            Image.fromarray(array).save(tmp_path / name / f"{number}.png")
+    out, folders = tmp_path / "light.safetensors", ["--folder", f"dark={tmp_path / 'dark'}"]
+    whole = [*folders, "--folder", f"bright={tmp_path / 'bright'}", "--reliable", "0.5"]
+    assert call("guide", MINI, "--attribute", "light", *whole, "--share", "0.2,0.8", "--out", out, *SMALL) == 0
+    assert call("show", out) == 0
+    assert "light: dark 0.2" in capsys.readouterr().out
+    draw = ["generate", "a photo of a pilot", "--profile", "smoke", "--images", 4]
+    assert call(*draw, "--out", tmp_path / "plain") == 0
+    assert call(*draw, "--out", tmp_path / "guided", "--patch", out) == 0
+    name = "prompt_0/img_0.png"
+    assert (tmp_path / "plain" / name).read_bytes() != (tmp_path / "guided" / name).read_bytes()
+    capsys.readouterr()
+    for arguments, message in (
+        (["apply", out, "--to", MINI, "--out", tmp_path / "model"], "no model holds it"),
+        (
+            ["guide", MINI, "--folder", "dark", "--out", out, *SMALL],
+            "--folder dark names no folder: write it as",
+        ),
+        (["guide", MINI, *folders, "--out", out, *SMALL], "needs two classes at least"),
+        (["guide", MINI, "--mode", "magic", "--out", out, *SMALL], "magic"),
+    ):
+        assert call(*arguments) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_guidance_from_prompts(tmp_path, capsys):
+    prompts = json.loads((root() / "data" / "prompts" / "mini.json").read_text())
+    prompts["occupations"]["train"] = ["person", "gardener"]
+    (tmp_path / "few.json").write_text(json.dumps(prompts))
+    out = tmp_path / "gender.safetensors"
+    few = ["--set", f"prompts={tmp_path / 'few.json'}", "--images", "20", "--reliable", "0.5"]
+    assert call("guide", MINI, *few, "--out", out, *SMALL[:4], "--set", "sampling.steps=4") == 0
+    assert call("show", out) == 0
+    assert "gender: female 0.5, male 0.5" in capsys.readouterr().out
