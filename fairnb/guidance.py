@@ -110,10 +110,10 @@ class Guidance:
                     )
                 at = classifier.nearest(call.timestep)
                 if classifier.reliable[at] >= self.reliable:
-                    if self.mode == "assigned" and name not in chosen:
-                        chosen[name] = self._assign(name, at, h)
-                    length = torch.linalg.matrix_norm(classifier.weight[at], 2) ** 2
-                    step += len(h) / length * self._gradient(name, at, h, chosen.get(name))
+                    if name not in chosen:
+                        chosen[name] = self._wanted(name, at, h)
+                    divergence = self.divergence if self.mode == "distribution" else None
+                    step += direction(classifier, at, h, chosen[name], divergence)
             moved = (h.float() - strength * self.strength * step).to(h.dtype)
             if not moved.isfinite().all():
                 raise UserError(
@@ -164,22 +164,14 @@ class Guidance:
             digest.update(each["weight"].numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def _assign(self, name: str, at: int, h: torch.Tensor) -> torch.Tensor:
+    def _wanted(self, name: str, at: int, h: torch.Tensor) -> torch.Tensor:
+        """What a batch with this h shall get: shares [K], every picture's [N, K], or a class for each [N]."""
+        shares = self.shares[name].to(h.device)
+        if self.mode != "assigned":
+            return shares if self.mode == "distribution" else shares.expand(len(h), -1)
         probabilities = self.classifiers[name].logits(h, at).softmax(1)
         generator = torch.Generator().manual_seed(0)
-        return targets({name: probabilities}, {name: self.shares[name]}, generator=generator)[0][name]
-
-    def _gradient(self, name: str, at: int, h: torch.Tensor, chosen: torch.Tensor | None) -> torch.Tensor:
-        """Gradient [N, C, y, x] of the loss with respect to h alone: no graph of the U-Net is kept."""
-        wanted = self.shares[name].to(h.device)
-        with torch.enable_grad():
-            leaf = h.detach().float().requires_grad_()
-            logits = self.classifiers[name].logits(leaf, at) / TEMPERATURE
-            if self.mode == "distribution":
-                loss = distance(logits.softmax(1).mean(0), wanted, self.divergence)
-            else:
-                loss = functional.cross_entropy(logits, wanted.expand_as(logits) if chosen is None else chosen)
-            return torch.autograd.grad(loss, leaf)[0]
+        return targets({name: probabilities}, {name: shares}, generator=generator)[0][name]
 
 
 def load_guidance(path: str | Path, device: torch.device | str) -> Guidance:
@@ -196,6 +188,25 @@ def load_guidance(path: str | Path, device: torch.device | str) -> Guidance:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"the guidance {path} is damaged ({error}): train it again") from error
     return guidance
+
+
+def direction(
+    classifier: HClassifier, position: int, h: torch.Tensor, wanted: torch.Tensor, divergence: str | None = None
+) -> torch.Tensor:
+    """N / |W|^2 times the gradient [N, ...] of the loss with respect to h [N, ...]: no graph of the U-Net is kept.
+
+    The loss is the divergence of the mean probabilities from the shares `wanted` [K], or, without one, the mean
+    cross-entropy to a class for each picture [N] or to shares for each [N, K].
+    """
+    with torch.enable_grad():
+        leaf = h.detach().float().requires_grad_()
+        logits = classifier.logits(leaf, position) / TEMPERATURE
+        if divergence:
+            loss = distance(logits.softmax(1).mean(0), wanted, divergence)
+        else:
+            loss = functional.cross_entropy(logits, wanted)
+        (gradient,) = torch.autograd.grad(loss, leaf)
+    return len(h) / torch.linalg.matrix_norm(classifier.weight[position], 2) ** 2 * gradient
 
 
 def distance(shares: torch.Tensor, wanted: torch.Tensor, divergence: str) -> torch.Tensor:

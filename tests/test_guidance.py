@@ -133,8 +133,8 @@ def test_several_attributes_add_up(tiny_pipe):
 def test_assigned_pictures_keep_their_class_through_a_batch_and_the_next_is_assigned_anew(tiny_pipe):
     pipe = tiny_pipe()
     guidance = Guidance([classifier(pipe)], {"gender": [0.25, 0.75]}, 5.0, mode="assigned")
-    given, assign = [], guidance._assign
-    guidance._assign = lambda *values: given.append(assign(*values)) or given[-1]
+    given, assign = [], guidance._wanted
+    guidance._wanted = lambda *values: given.append(assign(*values)) or given[-1]
     guidance.apply(pipe)
     sample(pipe, PROMPT, noise(pipe, PROMPT, range(8), 0), steps=3, guidance=3.0)
     assert len(given) == 1 and (given[0] == 0).sum() == 2
