@@ -20,6 +20,8 @@ from fairnb.adapters import BiasNeurons
 from fairnb.attributes import GENDER, Attribute
 from fairnb.eyes import load_eyes
 from fairnb.finetune import Alignment
+from fairnb.guidance import Guidance, direction
+from fairnb.hspace import HClassifier, watching
 from fairnb.lora import LoRA
 from fairnb.neurons import FAMILIES, STEPS, contrast_pairs, count, locate, save_neurons
 from fairnb.pipeline import encode, load_pipeline
@@ -194,6 +196,7 @@ def main() -> None:
     _bench_locate(pipe)
     _bench_gradient(options.model)
     _bench_generation(pipe)
+    _bench_guidance(pipe)
 
 
 def _bench_locate(pipe: StableDiffusionPipeline) -> None:
@@ -272,6 +275,50 @@ def _bench_generation(pipe: StableDiffusionPipeline) -> None:
 
     times = [(_seconds(plain), _seconds(own)) for _ in range(3)]
     _row(f"generate {len(latents)} images, 10 steps: seconds", *(min(column) for column in zip(*times, strict=True)))
+
+
+def _bench_guidance(pipe: StableDiffusionPipeline) -> None:
+    """Guided sampling against plain; and what its gradient holds, against one with respect to the latents."""
+    latents = noise(pipe, PROMPT, range(2 * IMAGES), seed=0)
+    with watching(pipe) as seen:
+        sample(pipe, PROMPT, latents, steps=10, guidance=GUIDANCE)
+    steps, width = torch.tensor(sorted(seen, reverse=True)).float(), seen[max(seen)].shape[1]
+    weight = torch.randn(len(steps), 2, width, generator=torch.Generator().manual_seed(0))
+    sure = torch.ones(len(steps))  # every step is guided
+    reader = HClassifier("gender", GENDER.classes, steps, weight, torch.zeros(len(steps), 2), sure, sure)
+    guidance = Guidance([reader], {"gender": [0.5, 0.5]}, 1.0)
+
+    def own() -> None:
+        guidance.apply(pipe)
+        sample(pipe, PROMPT, latents, steps=10, guidance=GUIDANCE)
+        guidance.remove(pipe)
+
+    times = [
+        (_seconds(lambda: sample(pipe, PROMPT, latents, steps=10, guidance=GUIDANCE)), _seconds(own)) for _ in range(3)
+    ]
+    _row(f"guide {len(latents)} images, 10 steps: seconds", *(min(column) for column in zip(*times, strict=True)))
+
+    held = {"latents": 0, "h": 0, "beyond": 0}
+    now = "latents"
+
+    weights = {each.untyped_storage().data_ptr() for each in (weight, *pipe.unet.parameters())}
+
+    def count_bytes(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in weights:  # they are there anyway
+            held[now] += tensor.nbytes
+        return tensor
+
+    def stop(module: torch.nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+        nonlocal now
+        now = "h"
+        direction(reader, 0, output, torch.tensor([0.5, 0.5]), "kl")
+        now = "beyond"
+
+    hook = pipe.unet.mid_block.register_forward_hook(stop)
+    with torch.autograd.graph.saved_tensors_hooks(count_bytes, lambda tensor: tensor):
+        predict(pipe, latents.requires_grad_(), torch.tensor(500), encode(pipe, [PROMPT]), 1.0)
+    hook.remove()
+    _row(f"gradient of {len(latents)} images' classes: held (MB)", held["latents"] / 1e6, held["h"] / 1e6)
 
 
 def _optimizer_bytes(weights: list[torch.Tensor]) -> int:
