@@ -318,7 +318,8 @@ def _bench_guidance(pipe: StableDiffusionPipeline) -> None:
     with torch.autograd.graph.saved_tensors_hooks(count_bytes, lambda tensor: tensor):
         predict(pipe, latents.requires_grad_(), torch.tensor(500), encode(pipe, [PROMPT]), 1.0)
     hook.remove()
-    _row(f"gradient of {len(latents)} images' classes: held (MB)", held["latents"] / 1e6, held["h"] / 1e6)
+    what = f"gradient of {len(latents)} images' classes: held (kB)"
+    print(f"{what:46}{held['latents'] / 1e3:12,.2f}{held['h'] / 1e3:12,.2f}", flush=True)
 
 
 def _optimizer_bytes(weights: list[torch.Tensor]) -> int:
