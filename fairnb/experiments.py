@@ -133,6 +133,7 @@ def run_experiment(
             guidance = make_guidance(pipe, eyes, words, profile, name, known)
             if state.is_main_process:
                 guidance.save(folder / "patch.safetensors", record)
+            state.wait_for_everyone()
         else:
             adapter = make_adapter(pipe, name, profile, words)
             # Originals are shared where their pool is the same and the eyes looked for the same.
