@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import PartialState
 from diffusers import StableDiffusionPipeline
 
 from fairnb import metrics
@@ -29,6 +28,7 @@ from fairnb.guidance import Guidance
 from fairnb.hspace import from_prompts
 from fairnb.lora import LoRA
 from fairnb.neurons import NeuronSet, load_neurons, locate, save_neurons, union
+from fairnb.pipeline import processes
 from fairnb.prefix import PrefixTokens
 from fairnb.profiles import Experiment, Profile
 from fairnb.prompts import PromptSet, photo_of, prompt_rows
@@ -61,7 +61,7 @@ def find_neurons(
 ) -> NeuronSet:
     """Locate the bias neurons of an attribute with the profile's settings on its train occupations; written to `path`
     with these settings."""
-    chosen, state = profile.locate, PartialState()
+    chosen, state = profile.locate, processes()
     found = locate(
         pipe,
         get_attribute(attribute),
@@ -82,7 +82,7 @@ def find_neurons(
 def _neurons(pipe: StableDiffusionPipeline, attribute: str, profile: Profile, words: PromptSet) -> NeuronSet:
     path = profile.folder / "experiments" / f"neurons_{attribute}.safetensors"
     there = path.is_file()
-    PartialState().wait_for_everyone()  # every process has looked before one of them writes
+    processes().wait_for_everyone()  # every process has looked before one of them writes
     return load_neurons(path) if there else find_neurons(pipe, attribute, profile, words, path)
 
 
@@ -120,7 +120,7 @@ def run_experiment(
     plan = {"experiment": experiment.model_dump(), "finetune": settings.model_dump(), "seed": profile.seed}
     if (folder / "plan.json").is_file() and read_json(folder / "plan.json") != json.loads(json.dumps(plan)):
         raise UserError(f"{folder} holds a run of other settings: delete it or choose another output")
-    state = PartialState()
+    state = processes()
     todo = [not (folder / name).is_file() for name in ("patch.safetensors", "result.json")]
     state.wait_for_everyone()  # every process has looked before one of them writes
     if state.is_main_process:
@@ -177,7 +177,7 @@ def evaluate(
     pictures stay in `folder`.
     """
     folder, originals = Path(folder), profile.folder / "experiments" / "original"
-    names, state = list(experiment.shares), PartialState()
+    names, state = list(experiment.shares), processes()
 
     def drawn(place: Path, rows: pd.DataFrame, images: int, seed: int = profile.seed) -> Path:
         how = {"images": images, "seed": seed, "replace": True, **profile.sampling.model_dump()}

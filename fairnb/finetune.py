@@ -8,7 +8,7 @@ guide looks at their faces, `alignment` says which class each should have, and t
 
 (to a reference picture from the same noise, see `Unchanged.references`, and to a whole face, `Unchanged.face_goal`) is
 carried from the pictures to the latents by autograd and from there to the weights by `sampling`. It runs under
-`accelerate launch` unchanged: the images of an update are divided over the processes.
+`torchrun` unchanged: the images of an update are divided over the processes.
 
 Two additions of ours: every so manyth update draws a prompt that names a class and asks for the picture the original
 model draws for it (`finetune.named_every`), so that what is unlearned is the occupation's class, not the word's; and
@@ -76,8 +76,8 @@ class Alignment:
 
     @cached_property
     def accelerator(self) -> Accelerator:
-        """Made when the run starts, so that it sees the processes of `accelerate launch`."""
-        return Accelerator()
+        """Made when the run starts, so that it sees the processes of `torchrun`."""
+        return Accelerator(cpu=not torch.cuda.is_available())
 
     def train(self, train: list[str], validation: list[str], folder: str | Path, record: dict | None = None):
         """Fine-tune on the prompts `train`; returns the history, a row an update.

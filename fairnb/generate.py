@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import PartialState
 from diffusers import StableDiffusionPipeline
 from facenet_pytorch import MTCNN
 from PIL import Image, UnidentifiedImageError
@@ -16,7 +15,7 @@ from fairnb.attributes import ATTRIBUTES
 from fairnb.classifiers import Classifier
 from fairnb.errors import UserError
 from fairnb.faces import crop_faces, find_faces
-from fairnb.pipeline import fingerprint
+from fairnb.pipeline import fingerprint, processes
 from fairnb.records import BOX, check_records, read_json, write_atomically, write_json
 from fairnb.sampling import decode, noise, sample
 from fairnb.semantics import Clip
@@ -42,7 +41,7 @@ def generate(
 
     `prompts`: rows with prompt_id, prompt, occupation, split (`fairnb.prompts.prompt_rows`). Good files that are
     there are kept, empty or cut-off ones redone: a killed call, made again, ends with the same files. Under
-    `accelerate launch` the batches are divided over the processes. The folder's generation.json says what it holds;
+    `torchrun` the batches are divided over the processes. The folder's generation.json says what it holds;
     a folder of another model or other settings is refused, or emptied of its images with `replace`.
     """
     folder = Path(folder)
@@ -61,7 +60,7 @@ def generate(
     }
     if guided_by := getattr(pipe, "guided_by", None):  # guidance changes no weight
         plan["guided_by"] = guided_by
-    state = PartialState()
+    state = processes()
     if state.is_main_process:
         _claim(folder, plan, replace)
     state.wait_for_everyone()

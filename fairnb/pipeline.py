@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from diffusers import StableDiffusionPipeline
 from safetensors import SafetensorError
 
@@ -17,12 +18,19 @@ ROUNDED = 0.01  # bfloat16 rounds a value by .11 % (rms), so a sketch by .0011: 
 SLICED = 512  # pictures of this side are decoded one by one: a batch of them would need more memory than the U-Net
 
 
+def processes() -> PartialState:
+    """The processes of this run: one, or those that `torchrun` or `accelerate launch` started; on CPUs they need
+    `torchrun`, since accelerate starts several there by MPI only."""
+    return PartialState(cpu=not torch.cuda.is_available())
+
+
 def pick_device(name: str | None = None) -> torch.device:
     """The device named, or the best one at hand: cuda, then mps, then cpu."""
     if name:
         return torch.device(name)
     if torch.cuda.is_available():
-        return torch.device("cuda")
+        processes()  # each has a GPU of its own from then on
+        return torch.device("cuda", torch.cuda.current_device())
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 

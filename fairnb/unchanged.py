@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from diffusers import StableDiffusionPipeline
 from tqdm import tqdm
 
@@ -14,6 +13,7 @@ from fairnb.alignment import must_change, nearest_faces
 from fairnb.attributes import WORD_ORDER, get_attribute
 from fairnb.eyes import Eyes, judged
 from fairnb.faces import Faces
+from fairnb.pipeline import processes
 from fairnb.profiles import Finetune, Sampling
 from fairnb.prompts import name_class
 from fairnb.sampling import noise, sample
@@ -101,7 +101,7 @@ class Unchanged:
         rows = torch.cartesian_prod(*(torch.arange(len(get_attribute(name).classes)) for name in self.names))
         rows = rows.reshape(len(rows), -1)
         faces, classes = [], []
-        for number, prompt in enumerate(tqdm(prompts, "face bank", disable=not PartialState().is_main_process)):
+        for number, prompt in enumerate(tqdm(prompts, "face bank", disable=not processes().is_main_process)):
             latents = self.named(prompt, [number] * len(rows), rows.tolist())
             found, probabilities = self.eyes.look(self.pipe, latents, self.names, self.sampling.batch)
             seen, sure = judged(found, probabilities)

@@ -13,7 +13,7 @@ from fairnb.adapters import BiasNeurons
 from fairnb.eyes import load_eyes
 from fairnb.finetune import Alignment
 from fairnb.lora import LoRA
-from fairnb.pipeline import load_pipeline
+from fairnb.pipeline import load_pipeline, processes
 from fairnb.profiles import load_profile
 
 
@@ -30,6 +30,7 @@ def run(folder: Path, overrides: dict, adapter: str = "neurons") -> None:
     }[adapter]()
     alignment = Alignment(pipe, made, eyes, {"gender": [0.5, 0.5]}, profile.finetune, profile.sampling, seed=0)
     alignment.train(["a photo of a chef", "a photo of a nurse"], ["a photo of a waiter"], folder)
+    print(f"one of {processes().num_processes}")
 
 
 if __name__ == "__main__":

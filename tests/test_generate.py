@@ -1,5 +1,6 @@
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from fairnb import generate as module
 from fairnb.classifiers import Classifier
 from fairnb.errors import UserError
 from fairnb.generate import generate, image_path, load_image, look, save_image
+from fairnb.pipeline import load_pipeline
 from fairnb.records import read_json, read_records, write_records
 from fairnb.sampling import decode, noise, sample
 
@@ -139,18 +141,25 @@ def test_png_is_lossless(tmp_path: Path) -> None:
     assert torch.equal(load_image(save_image(levels, tmp_path / "x.png")), levels)
 
 
-def test_two_processes_share_the_work(tiny_pipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    generate(tiny_pipe(), ROWS, folder=tmp_path / "one", **SETTINGS)
-    for rank in (0, 1):
-
-        class State:
-            process_index, num_processes, is_main_process = rank, 2, rank == 0
-
-            def wait_for_everyone(self) -> None:
-                pass
-
-        monkeypatch.setattr(module, "PartialState", State)
-        generate(tiny_pipe(), ROWS, folder=tmp_path / "two", **SETTINGS)
+def test_two_processes_share_the_work(tiny_pipe, tmp_path: Path) -> None:
+    tiny_pipe().save_pretrained(tmp_path / "model")
+    generate(load_pipeline(tmp_path / "model", device="cpu"), ROWS, folder=tmp_path / "one", **SETTINGS)
+    program = tmp_path / "program.py"
+    program.write_text(
+        "from fairnb import generate as module\n"
+        "from fairnb.pipeline import load_pipeline, processes\n"
+        "drawn, save = [], module.save_image\n"
+        "module.save_image = lambda image, path: drawn.append(path) or save(image, path)\n"
+        f"pipe = load_pipeline({str(tmp_path / 'model')!r}, device='cpu')\n"
+        f"module.generate(pipe, {ROWS!r}, folder={str(tmp_path / 'two')!r}, **{SETTINGS!r})\n"
+        "print(f'drew {len(drawn)} as one of {processes().num_processes}.', flush=True)\n"
+    )
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(program)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(launch, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    counts = [int(number) for number in re.findall(r"drew (\d+) as one of 2\.", done.stdout)]
+    assert len(counts) == 2 and min(counts) > 0 and sum(counts) == len(files(tmp_path / "one")) - 1  # and the plan
     assert files(tmp_path / "one") == files(tmp_path / "two")
 
 
