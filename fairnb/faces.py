@@ -16,11 +16,12 @@ WORKING_SIDE = 96
 @dataclass(frozen=True)
 class Faces:
     """One row per image: was a face found, the largest one's box (x0, y0, x1, y1 in pixels, NaN without a face), its
-    probability (0 without a face)."""
+    probability (0 without a face), and how many faces there are."""
 
     found: np.ndarray
     boxes: np.ndarray
     probability: np.ndarray
+    number: np.ndarray
 
 
 def load_detector(device: torch.device | str = "cpu", minimum: int = 32) -> MTCNN:
@@ -45,16 +46,18 @@ def find_faces(detector: MTCNN, images: torch.Tensor, threshold: float = 0.7) ->
     found = np.zeros(len(pictures), bool)
     boxes = np.full((len(pictures), 4), np.nan, np.float32)
     probability = np.zeros(len(pictures), np.float32)
+    number = np.zeros(len(pictures), int)
     all_boxes, all_probabilities = detector.detect(pictures) if len(pictures) else ([], [])
     for i, (candidates, chances) in enumerate(zip(all_boxes, all_probabilities, strict=True)):
         if candidates is None:
             continue
         areas = (candidates[:, 2] - candidates[:, 0]) * (candidates[:, 3] - candidates[:, 1])
         areas = np.where(np.asarray(chances, float) >= threshold, areas, 0)
+        number[i] = (areas > 0).sum()
         if areas.max() > 0:
             best = int(areas.argmax())
             found[i], boxes[i], probability[i] = True, candidates[best] / scale, chances[best]
-    return Faces(found, boxes, probability)
+    return Faces(found, boxes, probability, number)
 
 
 def crop_faces(images: torch.Tensor, boxes: np.ndarray | torch.Tensor, size: int, margin: float = 0.25) -> torch.Tensor:

@@ -116,19 +116,21 @@ def look(
     *,
     occupation_judge: Classifier | None = None,
     clip: Clip | None = None,
+    rows: Iterable[dict] | None = None,
     batch: int = 64,
 ) -> pd.DataFrame:
     """One row per image of a folder: the columns of `fairnb.records.COLUMNS`, then what the judge sees.
 
     Attributes are judged on the largest face and None without one; `occupation_seen` (whole image) and `clip_t`
     (cosine of image and prompt) come with their models. A folder that fairnb did not make works too: images in it are
-    one prompt named after it, images in its sub-folders one prompt each. `UserError` names a file that is no image.
+    one prompt named after it, images in its sub-folders one prompt each; or `rows` name its files and what is known of
+    them (`fairnb.photos`). `UserError` names a file that is no image.
     """
     folder = Path(folder)
     device = next(judge.parameters()).device
     tables = [
-        _look_at(rows, pictures.to(device), detector, judge, occupation_judge, clip)
-        for rows, pictures in _batches(folder, batch)
+        _look_at(some, pictures.to(device), detector, judge, occupation_judge, clip)
+        for some, pictures in _batches(folder, _files(folder) if rows is None else rows, batch)
     ]
     if not tables:
         raise UserError(f"{folder} holds no image: generate some or name another folder")
@@ -140,6 +142,7 @@ def _look_at(rows, pictures, detector, judge, occupation_judge, clip) -> pd.Data
     faces = find_faces(detector, pictures)
     table["face"] = faces.found
     table["face_probability"] = faces.probability
+    table["faces"] = faces.number
     table[BOX] = faces.boxes
     crops = crop_faces(pictures[torch.as_tensor(faces.found)], faces.boxes[faces.found], judge.size)
     seen = judge.probabilities(crops) if len(crops) else {}
@@ -168,10 +171,10 @@ def _known_classes(name: str, classes: tuple[str, ...]) -> None:
         raise UserError(f"the judge's classes of '{name}' are {', '.join(classes)}, but should be: {known}")
 
 
-def _batches(folder: Path, size: int) -> Iterator[tuple[list[dict], torch.Tensor]]:
+def _batches(folder: Path, files: Iterable[dict], size: int) -> Iterator[tuple[list[dict], torch.Tensor]]:
     """Rows and images [N, 3, H, W] of a folder in order; a batch ends where the size of the pictures changes."""
     rows, pictures = [], []
-    for row in _files(folder):
+    for row in files:
         picture = load_image(folder / row["path"])
         if pictures and (len(pictures) == size or picture.shape != pictures[0].shape):
             yield rows, torch.stack(pictures)

@@ -68,7 +68,9 @@ def test_a_kernel_counts_unless_headless(monkeypatch: pytest.MonkeyPatch, headle
 def test_perceived_is_none_without_a_face(monkeypatch: pytest.MonkeyPatch):
     found = np.array([True, False, True])
     boxes = np.where(found[:, None], np.array([[1, 1, 7, 7]], np.float32), np.nan)
-    monkeypatch.setattr(widgets, "find_faces", lambda detector, images: Faces(found, boxes, found.astype(np.float32)))
+    monkeypatch.setattr(
+        widgets, "find_faces", lambda detector, images: Faces(found, boxes, found.astype(np.float32), found)
+    )
     images = torch.stack([torch.full((3, 8, 8), value) for value in (0.5, 0.5, -0.5)])
     assert widgets.perceived(images, None, Judge(), "gender") == ["male", None, "female"]
 
