@@ -1,0 +1,128 @@
+"""Triplets that show what they should, are made once, and are read whole; and the paper's loss."""
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+
+from fairnb.contrastive import METADATA, contrastive_loss, make_triplets, other_classes, read_triplets
+from fairnb.errors import UserError
+from fairnb.eyes import load_eyes
+from fairnb.photos import one_person, read_captioned
+from fairnb.profiles import Sampling, load_profile
+from tests.test_photos import draw
+
+ATTRIBUTES = ("gender", "skin_tone")
+SAMPLING = Sampling(steps=5, guidance=3.0, batch=8)
+
+
+def test_other_classes_are_other_and_always_the_same():
+    own = {"gender": "female", "skin_tone": "dark"}
+    drawn = [other_classes(own, 0, key) for key in range(40)]
+    assert {each["gender"] for each in drawn} == {"male"}
+    assert {each["skin_tone"] for each in drawn} == {"light", "medium", "brown"}
+    assert (
+        drawn == [other_classes(own, 0, key) for key in range(40)] != [other_classes(own, 1, key) for key in range(40)]
+    )
+
+
+def test_the_loss_is_the_papers_written_out():
+    generator = torch.Generator().manual_seed(0)
+    roles = ("anchor", "positive", "negative")
+    predicted = {role: torch.randn(3, 2, 4, 4, generator=generator) for role in roles}
+    texts = {role: torch.randn(3, 5, generator=generator) for role in roles}
+    added = torch.randn(3, 2, 4, 4, generator=generator)
+
+    def mse(one, two):
+        return (
+            sum((a - b) ** 2 for a, b in zip(one.flatten().tolist(), two.flatten().tolist(), strict=True)) / one.numel()
+        )
+
+    def cosine(one, two):
+        return float(one @ two / (one.norm() * two.norm()))
+
+    text = 0.0
+    for n in range(3):
+        near = cosine(texts["anchor"][n], texts["positive"][n])
+        text += (near - cosine(texts["anchor"][n], texts["negative"][n])) ** 2 / 3
+    vision = (1 - mse(predicted["positive"], predicted["negative"])) ** 2
+    vision += mse(predicted["positive"], predicted["anchor"]) ** 2
+    denoise = mse(predicted["positive"], added)
+    losses = contrastive_loss(predicted, added, texts)
+    assert losses["denoise"].item() == pytest.approx(denoise, rel=1e-5)
+    assert losses["text"].item() == pytest.approx(text, rel=1e-4)
+    assert losses["vision"].item() == pytest.approx(vision, rel=1e-4)
+    assert losses["loss"].item() == pytest.approx(0.5 * denoise + 0.1 * text + 0.4 * vision, rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """Eight drawn portraits of one person each, as a captioned folder, and what the guide sees in them."""
+    place = tmp_path_factory.mktemp("photographs")
+    lines = []
+    for seed in range(8):
+        draw(place / f"{seed}.png", "male" if seed % 4 else "female", seed)
+        lines.append({"file_name": f"{seed}.png", "text": "a photo of a doctor", "activity": "doctor"})
+    (place / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    eyes = load_eyes(load_profile("mini", {"device": "cpu"}), "cpu")
+    return place, eyes, one_person(read_captioned(place), place, eyes.detector, eyes.guide)
+
+
+def test_triplets_show_what_was_asked_and_are_made_once(mini, photographs, tmp_path, monkeypatch):
+    place, eyes, photos = photographs
+    how = {"attributes": ATTRIBUTES, "sampling": SAMPLING, "seed": 0}
+    table = make_triplets(mini, eyes, photos, place, tmp_path / "triplets", **how)
+    assert table.attrs["left_out"] + table.triplet.nunique() == len(photos) and len(table) >= 9
+    for _, each in table.groupby("triplet"):
+        rows = each.set_index("role")
+        for name in ATTRIBUTES:
+            assert rows.loc["negative", name] == rows.loc["anchor", name] != rows.loc["positive", name]
+    seen = one_person(
+        table.assign(path=table.file_name, caption=table.text), tmp_path / "triplets", eyes.detector, eyes.guide
+    )
+    asked = table.set_index("file_name")
+    right = [row.gender == asked.gender[row.path] for row in seen.itertuples()]
+    assert sum(right) / len(table) > 0.9
+    assert read_triplets(tmp_path / "triplets").file_name.tolist() == table.file_name.tolist()
+
+    def never(*_, **__):
+        raise AssertionError("drawn again")
+
+    monkeypatch.setattr("fairnb.contrastive.sample", never)
+    again = make_triplets(mini, eyes, photos, place, tmp_path / "triplets", **how)
+    pd.testing.assert_frame_equal(table, again)
+    assert again.attrs == table.attrs
+    with pytest.raises(UserError, match="holds triplets of other photographs or settings"):
+        make_triplets(mini, eyes, photos, place, tmp_path / "triplets", **how | {"seed": 1})
+    with pytest.raises(UserError, match="not labelled with race"):
+        make_triplets(mini, eyes, photos, place, tmp_path / "other", **how | {"attributes": ["race"]})
+
+
+def test_a_writer_of_ones_own_and_no_triplet_at_all(mini, photographs, tmp_path):
+    place, eyes, photos = photographs
+    asked = []
+
+    def write(caption, words):
+        asked.append((caption, words))
+        return "a photo of a house"
+
+    how = {"attributes": ("gender",), "sampling": SAMPLING, "seed": 0, "tries": 1, "write": write}
+    with pytest.raises(UserError, match="of 2 photographs no triplet is whole after 1 tries each"):
+        make_triplets(mini, eyes, photos.head(2), place, tmp_path / "none", **how)
+    assert ("a photo of a doctor", "male") in asked and not (tmp_path / "none" / METADATA).exists()
+
+
+def test_incomplete_triplets_are_named(tmp_path):
+    lines = [{"file_name": f"0_{role}.png", "text": "", "triplet": 0, "role": role} for role in ("anchor", "positive")]
+    (tmp_path / METADATA).write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(UserError, match="triplet 0 lacks negative"):
+        read_triplets(tmp_path)
+    lines.append({"file_name": "0_negative.png", "text": "", "triplet": 0, "role": "negative"})
+    (tmp_path / METADATA).write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(UserError, match="0_anchor.png is missing"):
+        read_triplets(tmp_path)
+    for text in ("no json", "[1]", '{"role": "anchor"}'):
+        (tmp_path / METADATA).write_text(text)
+        with pytest.raises(UserError, match="cannot be read as triplets"):
+            read_triplets(tmp_path)
