@@ -1,4 +1,4 @@
-"""One fine-tuning loop for every adapter: sample a prompt's images, align their classes, keep the picture.
+"""Fine-tuning by alignment, for every adapter: sample a prompt's images, align their classes, keep the picture.
 
 An update (Bias Neurons; FFD, Shen et al., ICLR 2024): images of one prompt are sampled with the current weights, the
 guide looks at their faces, `alignment` says which class each should have, and the gradient of
@@ -21,13 +21,11 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from accelerate import Accelerator
 from diffusers import StableDiffusionPipeline
-from tqdm import tqdm
 
-from fairnb import metrics
+from fairnb import metrics, training
 from fairnb.adapters import Adapter
 from fairnb.alignment import (
     NO_FACE,
@@ -40,13 +38,11 @@ from fairnb.alignment import (
     targets,
 )
 from fairnb.attributes import get_attribute
-from fairnb.checkpoint import State, average, holding, remember, resume, save_checkpoint
 from fairnb.errors import UserError
 from fairnb.eyes import Eyes
 from fairnb.faces import Faces, crop_faces
 from fairnb.profiles import Finetune, Sampling
 from fairnb.prompts import name_class
-from fairnb.records import write_atomically
 from fairnb.sampling import adjusted_backward, decode, noise, sample, sample_with_gradient, trajectory
 from fairnb.unchanged import Originals, Unchanged
 
@@ -80,71 +76,34 @@ class Alignment:
         return Accelerator(cpu=not torch.cuda.is_available())
 
     def train(self, train: list[str], validation: list[str], folder: str | Path, record: dict | None = None):
-        """Fine-tune on the prompts `train`; returns the history, a row an update.
+        """Fine-tune on the prompts `train`; returns the history, a row an update (see `training.train`).
 
-        Leaves in `folder`: `patch.safetensors` (the moving average of the weights where its validation bias was
-        lowest), `history.csv` and, while it runs, `checkpoint.pt`, from which a killed run resumes with equal
-        results. `UserError` when the loss is not finite or the images cannot be divided over the processes.
+        `UserError` when the loss is not finite or the images cannot be divided over the processes.
         """
         self.check_shares()
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        settings, main = self.settings, self.accelerator.is_main_process
+        settings, parts = self.settings, (self.pipe.unet, self.pipe.vae)
         if settings.images % self.accelerator.num_processes:
             count = self.accelerator.num_processes
             raise UserError(f"finetune.images = {settings.images} cannot be divided over {count} processes")
-        rate, decay = settings.learning_rate, settings.weight_decay
-        optimizer = torch.optim.AdamW(self.adapter.parameters(), rate, weight_decay=decay)
-        state = resume(folder / "checkpoint.pt", self.adapter, optimizer)
-        self.adapter.attach()
-        if settings.face_weight:
-            self.unchanged.gather_bank(train)
+
+        def update(number: int) -> dict:
+            if settings.face_weight and self.unchanged.bank is None:
+                self.unchanged.gather_bank(train)
+            prompt = pick_prompt(train, self.seed, number)
+            if prompt not in self.known:
+                self.known[prompt] = self.unchanged.originals(prompt)
+            return self.gradient(prompt, self.known[prompt], number) | {"prompt": prompt}
+
         if settings.gradient_checkpointing:
-            self.pipe.unet.enable_gradient_checkpointing()
-            self.pipe.vae.enable_gradient_checkpointing()
-        numbers = range(state.update, settings.updates)
-        progress = tqdm(numbers, "fine-tune", settings.updates, initial=state.update, mininterval=2, disable=not main)
+            for part in parts:
+                part.enable_gradient_checkpointing()
         try:
-            for number in progress:
-                if state.waited >= settings.patience:
-                    break
-                prompt = pick_prompt(train, self.seed, number)
-                if prompt not in self.known:
-                    self.known[prompt] = self.unchanged.originals(prompt)
-                row = self.gradient(prompt, self.known[prompt], number)
-                if not np.isfinite(row["loss"]):
-                    raise UserError(
-                        f"the loss is {row['loss']} at update {number} ({prompt}): lower finetune.learning_rate "
-                        f"({rate}) and start again in a new folder"
-                    )
-                for group in optimizer.param_groups:  # decays to 0: large steps overshoot from one job to the next
-                    group["lr"] = rate * (1 - number / settings.updates)
-                optimizer.step()
-                optimizer.zero_grad()
-                self.adapter.update()
-                average(state, self.adapter, settings.ema)
-                state.update = number + 1
-                row |= {"update": state.update, "prompt": prompt}
-                if validation and state.update % settings.validate_every == 0:
-                    with holding(self.adapter, state.averaged):
-                        row["validation_bias"] = self.validate(validation)
-                    remember(state, row["validation_bias"])
-                state.history.append(row)
-                progress.set_postfix(loss=f"{row['loss']:.2f}", bias=f"{row['bias']:.2f}", refresh=False)
-                if state.update % settings.checkpoint_every == 0 and main:
-                    save_checkpoint(folder / "checkpoint.pt", state, self.adapter, optimizer)
-            history = pd.DataFrame(state.history)
-            if main:
-                with holding(self.adapter, state.best or state.averaged):
-                    self.adapter.save(folder / "patch.safetensors", self.about(state) | (record or {}))
-                write_atomically(folder / "history.csv", lambda path: history.to_csv(path, index=False))
-                (folder / "checkpoint.pt").unlink(missing_ok=True)
+            validate = (lambda: self.validate(validation)) if validation else None
+            about = self.about() | (record or {})
+            return training.train(self.adapter, settings, folder, update, validate, about, self.accelerator)
         finally:
-            self.adapter.detach()
-            self.pipe.unet.disable_gradient_checkpointing()
-            self.pipe.vae.disable_gradient_checkpointing()
-        self.accelerator.wait_for_everyone()
-        return history
+            for part in parts:
+                part.disable_gradient_checkpointing()
 
     def factors(self, factor: float | dict[str, float]) -> float | list[float]:
         """A factor for all attributes, or one for each in their order (1 where none is named)."""
@@ -166,20 +125,14 @@ class Alignment:
                     f"{' and '.join(names)}: raise finetune.images to {cells} or more"
                 )
 
-    def about(self, state: State) -> dict:
+    def about(self) -> dict:
         """The training record that goes into the patch."""
         target = {
             name if isinstance(name, str) else "+".join(name): np.asarray(wanted).tolist()
             for name, wanted in self.shares.items()
         }
-        return {
-            "target": target,
-            "updates": state.update,
-            "validation_bias": state.best_bias if state.best else None,
-            "seed": self.seed,
-            "settings": self.settings.model_dump(),
-            "sampling": self.sampling.model_dump(),
-        }
+        settings, sampling = self.settings.model_dump(), self.sampling.model_dump()
+        return {"target": target, "seed": self.seed, "settings": settings, "sampling": sampling}
 
     def told(self, number: int) -> tuple[int, ...] | None:
         """The classes [A] that the prompt of update `number` names, each in turn, or None: a plain prompt.
