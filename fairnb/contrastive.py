@@ -3,23 +3,33 @@
 A photograph of one person is an *anchor*. Its *positive* is a generated picture of the same activity with the other
 gender and another skin tone (or race), its *negative* one with the same. The paper never looks at what was generated;
 here the classifier must see the classes that were asked for, else the picture is drawn again.
+
+`Contrast` trains an adapter with the paper's loss, in the loop of all trainings. The paper draws noise and timestep
+apart for each member of a triplet, so that its vision term compares noises rather than pictures; `shared` draws them
+once a triplet.
 """
 
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
-from diffusers import StableDiffusionPipeline
+from accelerate import Accelerator
+from diffusers import DDPMScheduler, StableDiffusionPipeline
 from tqdm import tqdm
 
+from fairnb import training
+from fairnb.adapters import Adapter
 from fairnb.attributes import WORD_ORDER, get_attribute
 from fairnb.errors import UserError
 from fairnb.eyes import Eyes, judged
 from fairnb.generate import load_image, save_image
-from fairnb.profiles import Sampling
+from fairnb.profiles import Finetune, Sampling
 from fairnb.prompts import name_class
 from fairnb.records import read_json, write_atomically, write_json
 from fairnb.sampling import decode, noise, sample
@@ -41,8 +51,7 @@ def other_classes(classes: dict[str, str], seed: int, key: object) -> dict[str, 
     chosen = {}
     for name, own in classes.items():
         others = [each for each in get_attribute(name).classes if each != own]
-        digest = hashlib.sha256(f"{seed}|{key}|{name}".encode()).digest()
-        chosen[name] = others[int.from_bytes(digest[:8], "big") % len(others)]
+        chosen[name] = others[_stable(seed, key, name) % len(others)]
     return chosen
 
 
@@ -124,6 +133,89 @@ def read_triplets(folder: str | Path) -> pd.DataFrame:
     return table
 
 
+@dataclass
+class Contrast:
+    """One run: triplets from `folder`, the adapter they train, and the loop's settings (`images` triplets an update).
+
+    `stages` names the parts that are trained, one after the other for equally many updates: (("text_encoder",),
+    ("unet",), ("text_encoder", "unet")) is the paper's sequence. More than one needs a LoRA of both.
+    """
+
+    pipe: StableDiffusionPipeline
+    adapter: Adapter
+    folder: Path
+    settings: Finetune
+    seed: int
+    shared: bool = True
+    stages: Sequence[Sequence[str]] = (("text_encoder", "unet"),)
+
+    @cached_property
+    def triplets(self) -> pd.DataFrame:
+        """The metadata with a row a triplet and a column a role: file_name and text."""
+        return read_triplets(self.folder).pivot(index="triplet", columns="role", values=["file_name", "text"])
+
+    @cached_property
+    @torch.no_grad()
+    def latents(self) -> dict[str, torch.Tensor]:
+        """The VAE's latents [N, C, h, w] of all pictures of each role."""
+        encoded = {}
+        for role in ROLES:
+            parts = []
+            for name in self.triplets.file_name[role]:
+                picture = load_image(self.folder / name)[None].to(self.pipe.device, self.pipe.vae.dtype)
+                parts.append(self.pipe.vae.encode(picture).latent_dist.mean.float())
+            encoded[role] = torch.cat(parts) * self.pipe.vae.config.scaling_factor
+        return encoded
+
+    def train(self, validate: Callable[[], float] | None, folder: str | Path, record: dict) -> pd.DataFrame:
+        """Train in the one loop (`training.train`); `validate` tells the bias of the model as it stands."""
+        accelerator = Accelerator(cpu=not torch.cuda.is_available())
+        return training.train(self.adapter, self.settings, folder, self.gradient, validate, record, accelerator)
+
+    def gradient(self, number: int) -> dict:
+        """Put the gradient of update `number` into the adapter's parameters; returns its losses."""
+        rng = np.random.default_rng(_stable(self.seed, "triplets", number))
+        count = min(self.settings.images, len(self.triplets))
+        rows = np.sort(rng.choice(len(self.triplets), count, replace=False))
+        chosen = self.triplets.iloc[rows]
+        generator = torch.Generator().manual_seed(_stable(self.seed, "noise", number))
+        scheduler = DDPMScheduler.from_config(self.pipe.scheduler.config)  # samplers know no velocity
+        predicted, texts, wanted = {}, {}, {}
+        for role in ROLES:
+            latents = self.latents[role][rows]
+            if role == ROLES[0] or not self.shared:
+                added = torch.randn(latents.shape, generator=generator).to(latents)
+                at = torch.randint(scheduler.config.num_train_timesteps, (count,), generator=generator).to(
+                    latents.device
+                )
+            noisy = scheduler.add_noise(latents, added, at)
+            states, texts[role] = self._texts(chosen.text[role].tolist())
+            predicted[role] = self.pipe.unet(noisy.to(states.dtype), at, encoder_hidden_states=states).sample.float()
+            velocity = scheduler.config.prediction_type == "v_prediction"
+            wanted[role] = scheduler.get_velocity(latents, added, at) if velocity else added
+        losses = contrastive_loss(predicted, wanted["positive"], texts)
+        losses["loss"].backward()
+        self._rest(number)
+        return {name: value.item() for name, value in losses.items()} | {"prompt": chosen.text["anchor"].iloc[0]}
+
+    def _texts(self, captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The text encoder's states [N, L, D] and pooled features [N, D]."""
+        longest = self.pipe.tokenizer.model_max_length
+        options = {"padding": "max_length", "max_length": longest, "truncation": True, "return_tensors": "pt"}
+        out = self.pipe.text_encoder(self.pipe.tokenizer(captions, **options).input_ids.to(self.pipe.device))
+        return out.last_hidden_state, out.pooler_output
+
+    def _rest(self, number: int) -> None:
+        """Let the parts rest that this stage does not train."""
+        if len(self.stages) == 1:
+            return
+        stage = self.stages[number * len(self.stages) // self.settings.updates]
+        for name in self.adapter.shapes():
+            if name.partition(".")[0] not in stage:
+                for factor in self.adapter.factors(name):
+                    factor.grad = None
+
+
 def contrastive_loss(
     predicted: dict[str, torch.Tensor],
     added: torch.Tensor,
@@ -151,6 +243,10 @@ def contrastive_loss(
     vision = (1 - apart).square() + together.square()
     total = weights[0] * denoise + weights[1] * text + weights[2] * vision
     return {"loss": total, "denoise": denoise, "text": text, "vision": vision}
+
+
+def _stable(*parts: object) -> int:
+    return int.from_bytes(hashlib.sha256("|".join(map(str, parts)).encode()).digest()[:7], "big")
 
 
 def _triplet(pipe, eyes, number, caption, own, sampling, seed, tries, write) -> dict:

@@ -2,15 +2,19 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
-from fairnb.contrastive import METADATA, contrastive_loss, make_triplets, other_classes, read_triplets
+from fairnb.contrastive import METADATA, Contrast, contrastive_loss, make_triplets, other_classes, read_triplets
 from fairnb.errors import UserError
 from fairnb.eyes import load_eyes
+from fairnb.lora import LoRA
 from fairnb.photos import one_person, read_captioned
 from fairnb.profiles import Sampling, load_profile
+from fairnb.released import load_adapter
 from tests.test_photos import draw
 
 ATTRIBUTES = ("gender", "skin_tone")
@@ -126,3 +130,85 @@ def test_incomplete_triplets_are_named(tmp_path):
         (tmp_path / METADATA).write_text(text)
         with pytest.raises(UserError, match="cannot be read as triplets"):
             read_triplets(tmp_path)
+
+
+@pytest.fixture
+def triplets(tmp_path):
+    """A folder of five triplets for the tiny model, of noise."""
+    folder, rng = tmp_path / "triplets", np.random.default_rng(0)
+    folder.mkdir()
+    lines = []
+    for number in range(5):
+        for role, word in (("anchor", ""), ("positive", "male "), ("negative", "female ")):
+            name = f"{number}_{role}.png"
+            Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(folder / name)
+            text = f"a photo of a {word}doctor"
+            lines.append({"file_name": name, "text": text, "triplet": number, "role": role})
+    (folder / METADATA).write_text("\n".join(map(json.dumps, lines)))
+    return folder
+
+
+def settings(**change):
+    return load_profile("smoke").finetune.model_copy(update={"updates": 3, "images": 4, "learning_rate": 1e-2} | change)
+
+
+def test_an_update_takes_the_gradient_of_the_written_out_loss(tiny_pipe, triplets):
+    pipe = tiny_pipe()
+    lora = LoRA(pipe, 2, ("text_encoder", "unet"))
+    contrast = Contrast(pipe, lora, triplets, settings(), seed=0)
+    lora.attach()
+    with torch.no_grad():
+        for name in lora.shapes():
+            lora.factors(name)[1].normal_(std=0.05, generator=torch.Generator().manual_seed(1))
+    seen = []
+    hook = pipe.unet.register_forward_pre_hook(lambda module, inputs: seen.append(inputs))
+    row = contrast.gradient(0)
+    hook.remove()
+    gradients = [factor.grad.clone() for factor in lora.parameters()]
+    assert all(gradient.abs().sum() > 0 for gradient in gradients[1::2])
+    anchor, positive, _ = [each[0] for each in seen]
+    times = [each[1] for each in seen]
+    assert torch.equal(times[0], times[1]) and torch.equal(times[0], times[2])
+    # The same noise in each member: noisy latents differ as the pictures' latents do, times sqrt(abar).
+    abar = pipe.scheduler.alphas_cumprod[times[0]].sqrt().view(-1, 1, 1, 1)
+    apart = contrast.latents["anchor"] - contrast.latents["positive"]
+    differences = (anchor - positive) / abar
+    assert all((differences[k] - apart).flatten(1).abs().amax(1).min() < 1e-2 for k in range(4))
+    parameter = lora.parameters()[1]
+    with torch.no_grad():
+        place = parameter.grad.abs().argmax()
+        slope = parameter.grad.flatten()[place].item()
+        losses = []
+        for step in (1e-2, -2e-2):
+            parameter.view(-1)[place] += step
+            with torch.enable_grad():
+                losses.append(contrast.gradient(0)["loss"])
+    assert (losses[0] - losses[1]) / 2e-2 == pytest.approx(slope, rel=0.1, abs=1e-4)
+    assert row["loss"] == pytest.approx(0.5 * row["denoise"] + 0.1 * row["text"] + 0.4 * row["vision"], rel=1e-4)
+    published = Contrast(pipe, lora, triplets, settings(), seed=0, shared=False)
+    hook = pipe.unet.register_forward_pre_hook(lambda module, inputs: seen.append(inputs))
+    published.gradient(0)
+    hook.remove()
+    assert not torch.equal(seen[-1][1], seen[-2][1])
+
+
+def test_the_sequence_trains_one_part_after_the_other_and_resumes(tiny_pipe, triplets, tmp_path):
+    pipe = tiny_pipe()
+    lora = LoRA(pipe, 2, ("text_encoder", "unet"))
+    stages = (("text_encoder",), ("unet",), ("text_encoder", "unet"))
+    contrast = Contrast(pipe, lora, triplets, settings(validate_every=1), seed=0, stages=stages)
+    moved, biases = [], iter((0.9, 0.8, 0.7))
+
+    def validate():
+        parts = {"text_encoder": 0.0, "unet": 0.0}
+        for name in lora.shapes():
+            parts[name.partition(".")[0]] += lora.factors(name)[1].abs().sum().item()
+        moved.append(parts)
+        return next(biases)
+
+    history = contrast.train(validate, tmp_path / "run", {"objective": "contrastive"})
+    assert len(history) == 3 and history.validation_bias.tolist() == [0.9, 0.8, 0.7]
+    assert moved[0]["unet"] == 0 < moved[0]["text_encoder"]
+    assert moved[1]["unet"] > 0
+    loaded = load_adapter(tmp_path / "run" / "patch.safetensors", pipe)
+    assert loaded.metadata["objective"] == "contrastive" and loaded.metadata["validation_bias"] == 0.7
