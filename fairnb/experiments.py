@@ -20,6 +20,7 @@ from fairnb import metrics
 from fairnb.adapters import Adapter, BiasNeurons
 from fairnb.attributes import get_attribute
 from fairnb.classifiers import Classifier
+from fairnb.contrastive import Contrast
 from fairnb.errors import UserError
 from fairnb.eyes import SURE, Eyes
 from fairnb.finetune import Alignment
@@ -140,7 +141,13 @@ def run_experiment(
             looked = known.setdefault((settings.pool, settings.face_weight > 0, *experiment.shares), {})
             shares, sampling = shares_of(experiment), profile.sampling
             run = Alignment(pipe, adapter, eyes, shares, settings, sampling, profile.seed, looked)
-            run.train(*(words.prompts(split, experiment.prompts) for split in ("train", "validation")), folder, record)
+            train, validation = (words.prompts(split, experiment.prompts) for split in ("train", "validation"))
+            if experiment.contrast:
+                how = experiment.contrast.model_dump()
+                contrast = Contrast(pipe, adapter, profile.folder / "triplets", settings, profile.seed, **how)
+                contrast.train(lambda: run.validate(validation), folder, run.about() | record)
+            else:
+                run.train(train, validation, folder, record)
         if state.is_main_process:
             write_json(folder / "minutes.json", (time.perf_counter() - started) / 60)
     if todo[1]:

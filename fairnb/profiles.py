@@ -135,6 +135,14 @@ class HGuidance(_Section):
     reliable: NotNegative = 0.9  # a step whose classifier ranks two pictures of a prompt worse is left alone
 
 
+class Contrast(_Section):
+    """Notebook 11: training on triplets of pictures instead of on shares."""
+
+    shared: bool = True  # noise and timestep drawn once a triplet; false: for each member, as published
+    stages: Annotated[list[list[Literal["text_encoder", "unet"]]], Field(min_length=1)] = [["text_encoder", "unet"]]
+    # the parts that are trained, one after the other for equally many updates
+
+
 class Experiment(_Section):
     """Notebooks 08 to 12: an adapter, the shares that are wanted, and what differs from the profile's `finetune`."""
 
@@ -149,6 +157,7 @@ class Experiment(_Section):
     prompts: Annotated[list[str], Field(min_length=1)] = ["occupations"]  # kinds of the prompt set
     finetune: dict[str, Any] = {}
     guidance: HGuidance = HGuidance()
+    contrast: Contrast | None = None  # train on the triplets of notebook 11; `shares` then only names the attributes
 
     @field_validator("shares")
     @classmethod

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fairnb import metrics
 from fairnb.classifiers import load_classifier
@@ -129,3 +130,31 @@ def test_the_table_takes_means_and_spread_over_seeds(tmp_path):
 def test_wrong_experiments_are_refused_before_anything_starts(experiment, message):
     with pytest.raises(UserError, match=message):
         load_profile("mini", {"experiments": {"one": AGE | experiment}})
+
+
+def test_a_contrastive_experiment_trains_on_the_triplets_of_its_folder(mini, tmp_path):
+    contrast = {"adapter": "lora", "rank": 2, "shares": {"gender": None}, "prompts": ["occupations"], "contrast": {}}
+    P = smoke(tmp_path, **contrast)
+    words = load_prompt_set(P.prompts)
+    words = words.model_copy(
+        update={
+            "contents": words.contents[:1],
+            "occupations": words.occupations | {"train": ["chef"], "test": ["miner"]},
+        }
+    )
+    eyes, judge = load_eyes(P, "cpu"), load_classifier(P.judge)
+    with pytest.raises(UserError, match="cannot be read as triplets"):
+        run_experiment(mini, eyes, judge, words, P, "one")
+    folder, lines = P.folder / "triplets", []
+    folder.mkdir(parents=True)
+    for number in range(2):
+        for role, word in (("anchor", ""), ("positive", "male "), ("negative", "female ")):
+            name = f"{number}_{role}.png"
+            Image.new("RGB", (64, 64), (40 * number, 90, 120)).save(folder / name)
+            text = f"a photo of a {word}chef"
+            lines.append({"file_name": name, "text": text, "triplet": number, "role": role})
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    result = run_experiment(mini, eyes, judge, words, P, "one")
+    assert result["kinds"]["occupations"]["bias"]["gender"]["after"]["n_prompts"] == 1
+    history = (P.folder / "experiments" / "one" / "history.csv").read_text()
+    assert history.startswith("loss,denoise,text,vision,prompt")
