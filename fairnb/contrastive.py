@@ -9,7 +9,6 @@ apart for each member of a triplet, so that its vision term compares noises rath
 once a triplet.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from fairnb.errors import UserError
 from fairnb.eyes import Eyes, judged
 from fairnb.generate import load_image, save_image
 from fairnb.profiles import Finetune, Sampling
-from fairnb.prompts import name_class
+from fairnb.prompts import name_class, stable
 from fairnb.records import read_json, write_atomically, write_json
 from fairnb.sampling import decode, noise, sample
 
@@ -51,7 +50,7 @@ def other_classes(classes: dict[str, str], seed: int, key: object) -> dict[str, 
     chosen = {}
     for name, own in classes.items():
         others = [each for each in get_attribute(name).classes if each != own]
-        chosen[name] = others[_stable(seed, key, name) % len(others)]
+        chosen[name] = others[stable(seed, key, name) % len(others)]
     return chosen
 
 
@@ -174,11 +173,11 @@ class Contrast:
 
     def gradient(self, number: int) -> dict:
         """Put the gradient of update `number` into the adapter's parameters; returns its losses."""
-        rng = np.random.default_rng(_stable(self.seed, "triplets", number))
+        rng = np.random.default_rng(stable(self.seed, "triplets", number))
         count = min(self.settings.images, len(self.triplets))
         rows = np.sort(rng.choice(len(self.triplets), count, replace=False))
         chosen = self.triplets.iloc[rows]
-        generator = torch.Generator().manual_seed(_stable(self.seed, "noise", number))
+        generator = torch.Generator().manual_seed(stable(self.seed, "noise", number))
         scheduler = DDPMScheduler.from_config(self.pipe.scheduler.config)  # samplers know no velocity
         predicted, texts, wanted = {}, {}, {}
         for role in ROLES:
@@ -243,10 +242,6 @@ def contrastive_loss(
     vision = (1 - apart).square() + together.square()
     total = weights[0] * denoise + weights[1] * text + weights[2] * vision
     return {"loss": total, "denoise": denoise, "text": text, "vision": vision}
-
-
-def _stable(*parts: object) -> int:
-    return int.from_bytes(hashlib.sha256("|".join(map(str, parts)).encode()).digest()[:7], "big")
 
 
 def _triplet(pipe, eyes, number, caption, own, sampling, seed, tries, write) -> dict:

@@ -32,7 +32,7 @@ from fairnb.neurons import NeuronSet, load_neurons, locate, save_neurons, union
 from fairnb.pipeline import processes
 from fairnb.prefix import PrefixTokens
 from fairnb.profiles import Experiment, Profile
-from fairnb.prompts import PromptSet, photo_of, prompt_rows
+from fairnb.prompts import PromptSet, draw_words, photo_of, prompt_rows
 from fairnb.records import provenance, read_json, read_records, write_json, write_records
 from fairnb.released import load_adapter
 
@@ -123,6 +123,7 @@ def run_experiment(
         raise UserError(f"{folder} holds a run of other settings: delete it or choose another output")
     state = processes()
     todo = [not (folder / name).is_file() for name in ("patch.safetensors", "result.json")]
+    todo[0] &= experiment.adapter != "words"  # which trains nothing
     state.wait_for_everyone()  # every process has looked before one of them writes
     if state.is_main_process:
         write_json(folder / "plan.json", plan)
@@ -151,13 +152,14 @@ def run_experiment(
         if state.is_main_process:
             write_json(folder / "minutes.json", (time.perf_counter() - started) / 60)
     if todo[1]:
-        adapter = load_adapter(folder / "patch.safetensors", pipe)
+        file = folder / "patch.safetensors"
+        adapter = load_adapter(file, pipe) if file.is_file() else None
         result = evaluate(pipe, adapter, eyes, judge, words, profile, experiment, folder)
         about = {"experiment": name, "adapter": experiment.adapter, "seed": profile.seed}
         timed = folder / "minutes.json"  # missing where a run was killed between its last update and this file
         about["minutes"] = read_json(timed) if timed.is_file() else None
-        about["parameters"] = sum(parameter.numel() for parameter in adapter.parameters())
-        about["megabytes"] = (folder / "patch.safetensors").stat().st_size / 1e6
+        about["parameters"] = sum(parameter.numel() for parameter in adapter.parameters()) if adapter else 0
+        about["megabytes"] = file.stat().st_size / 1e6 if adapter else 0.0
         if state.is_main_process:
             write_json(folder / "result.json", about | result | {"provenance": provenance(profile)})
         state.wait_for_everyone()
@@ -166,7 +168,7 @@ def run_experiment(
 
 def evaluate(
     pipe: StableDiffusionPipeline,
-    adapter: Adapter,
+    adapter: Adapter | Guidance | None,
     eyes: Eyes,
     judge: Classifier,
     words: PromptSet,
@@ -174,7 +176,8 @@ def evaluate(
     experiment: Experiment,
     folder: str | Path,
 ) -> dict:
-    """What the judge sees of the test prompts with and without an adapter, and what the adapter costs.
+    """What the judge sees of the test prompts with and without an adapter, and what the adapter costs. Without one the
+    experiment draws words of classes into the plain prompts.
 
     Per kind of prompts `bias` and `share` (see `_compared`); `obeyed`, the part of the pictures that show the class
     which their prompt names; `sure`, that of the faces of whose classes the judge is sure, and `faces` found, before
@@ -202,18 +205,25 @@ def evaluate(
         [(i, photo_of(name), None, "test") for i, name in enumerate(words.contents)],
         columns=["prompt_id", "prompt", "occupation", "split"],
     )
-    adapter.remove(pipe)
+
+    def named(rows: pd.DataFrame, images: int, seed: int = profile.seed) -> pd.DataFrame:
+        return draw_words(rows, experiment.shares, images, seed) if adapter is None else rows
+
+    if adapter:
+        adapter.remove(pipe)
     before = {kind: seen(originals / kind, rows, profile.evaluate.images) for kind, rows in test.items()}
     taught = {kind: prompt_rows(words, "train", kinds=[kind]) for kind in experiment.prompts}
     few = (profile.evaluate.explicit_images, profile.seed + 1)  # noise of another seed: no training has seen it
     learned = {kind: [seen(originals / f"trained_{kind}", rows, *few)] for kind, rows in taught.items()}
     some = min(DRIFT_IMAGES, profile.evaluate.images)
     unchanged = drawn(originals / "contents", contents, some)
-    adapter.apply(pipe)
+    if adapter:
+        adapter.apply(pipe)
     try:
-        after = {kind: seen(folder / kind, rows, profile.evaluate.images) for kind, rows in test.items()}
+        every = profile.evaluate.images
+        after = {kind: seen(folder / kind, named(rows, every), every) for kind, rows in test.items()}
         for kind, rows in taught.items():
-            learned[kind].append(seen(folder / f"trained_{kind}", rows, *few))
+            learned[kind].append(seen(folder / f"trained_{kind}", named(rows, *few), *few))
         changed = drawn(folder / "contents", contents, some)
         obeyed = {}
         for name in names:
@@ -222,7 +232,8 @@ def evaluate(
             asked = records.prompt_id.map(dict(zip(rows.prompt_id, rows.asked, strict=True)))
             obeyed[name] = float((records[name] == asked).mean())
     finally:
-        adapter.remove(pipe)
+        if adapter:
+            adapter.remove(pipe)
     every = {"before": pd.concat(before.values()), "after": pd.concat(after.values())}
     return {
         "kinds": {kind: _compared(before[kind], after[kind], names, profile.seed) for kind in test},

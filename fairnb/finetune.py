@@ -15,7 +15,6 @@ model draws for it (`finetune.named_every`), so that what is unlearned is the oc
 the change may act in early steps only (`finetune.acts_from`), so that late ones draw no face between two classes.
 """
 
-import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -42,7 +41,7 @@ from fairnb.errors import UserError
 from fairnb.eyes import Eyes
 from fairnb.faces import Faces, crop_faces
 from fairnb.profiles import Finetune, Sampling
-from fairnb.prompts import name_class
+from fairnb.prompts import name_class, stable
 from fairnb.sampling import adjusted_backward, decode, noise, sample, sample_with_gradient, trajectory
 from fairnb.unchanged import Originals, Unchanged
 
@@ -167,7 +166,7 @@ class Alignment:
     def gradient(self, prompt: str, originals: Originals, number: int) -> dict[str, float]:
         """Put the gradient of update `number` into the adapter's parameters; returns its losses, bias and counts."""
         settings, process, count = self.settings, self.accelerator.process_index, self.accelerator.num_processes
-        rng = np.random.default_rng(_stable(self.seed, "images", number))
+        rng = np.random.default_rng(stable(self.seed, "images", number))
         indices = np.sort(rng.choice(settings.pool, settings.images, replace=False))
         own = slice(process * len(indices) // count, (process + 1) * len(indices) // count)
         jitter = rng.normal(0, JITTER, (len(indices), 4))[own]
@@ -181,7 +180,7 @@ class Alignment:
             wanted = {name: torch.where(found, i, NO_FACE) for name, i in zip(self.names, told, strict=True)}
             confident = dict.fromkeys(self.names, found)
         else:
-            generator = torch.Generator().manual_seed(_stable(self.seed, "targets", number))
+            generator = torch.Generator().manual_seed(stable(self.seed, "targets", number))
             wanted, sure = targets(everyone, self.shares, found=found, generator=generator)
             confident = {name: sure[name] >= settings.confidence for name in self.names}
         pool = torch.from_numpy(indices[own]).to(device)
@@ -263,7 +262,7 @@ class Alignment:
         if self.settings.steps is None:
             return self.sampling.steps
         least, most = self.settings.steps
-        return least + _stable(self.seed, "number of steps", number) % (most + 1 - least)
+        return least + stable(self.seed, "number of steps", number) % (most + 1 - least)
 
     def differentiable(self, prompt: str, words: str, indices: list[int], number: int):
         """Final latents [N, C, h, w] as a leaf, and the function that carries their gradient to the weights."""
@@ -273,7 +272,7 @@ class Alignment:
         if self.settings.gradient == "adjusted":
             parts = start.split(self.sampling.batch)
             paths = [trajectory(self.pipe, prompt, part, **how) for part in parts]
-            generator = torch.Generator().manual_seed(_stable(self.seed, "steps", number))
+            generator = torch.Generator().manual_seed(stable(self.seed, "steps", number))
 
             def backward(gradient: torch.Tensor) -> None:
                 for path, part in zip(paths, gradient.split(self.sampling.batch), strict=True):
@@ -301,12 +300,8 @@ class Alignment:
 def pick_prompt(prompts: list[str], seed: int, number: int) -> str:
     """The prompt of update `number`: each once a round, every round in another order."""
     round_, place = divmod(number, len(prompts))
-    order = np.random.default_rng(_stable(seed, "order", round_)).permutation(len(prompts))
+    order = np.random.default_rng(stable(seed, "order", round_)).permutation(len(prompts))
     return prompts[order[place]]
-
-
-def _stable(*parts: object) -> int:
-    return int.from_bytes(hashlib.sha256("|".join(map(str, parts)).encode()).digest()[:7], "big")
 
 
 def _bias(probabilities: dict[str, torch.Tensor]) -> float:

@@ -16,6 +16,7 @@ from fairnb.classifiers import Classifier
 from fairnb.errors import UserError
 from fairnb.faces import crop_faces, find_faces
 from fairnb.pipeline import fingerprint, processes
+from fairnb.prompts import name_class
 from fairnb.records import BOX, check_records, read_json, write_atomically, write_json
 from fairnb.sampling import decode, noise, sample
 from fairnb.semantics import Clip
@@ -39,10 +40,11 @@ def generate(
 ) -> Path:
     """Draw `images` pictures of each prompt into folder/prompt_<id>/img_<j>.png (8 bit, lossless).
 
-    `prompts`: rows with prompt_id, prompt, occupation, split (`fairnb.prompts.prompt_rows`). Good files that are
-    there are kept, empty or cut-off ones redone: a killed call, made again, ends with the same files. Under
-    `torchrun` the batches are divided over the processes. The folder's generation.json says what it holds;
-    a folder of another model or other settings is refused, or emptied of its images with `replace`.
+    `prompts`: rows with prompt_id, prompt, occupation, split (`fairnb.prompts.prompt_rows`) and, if wanted, the `words`
+    that each picture's prompt has besides (`draw_words`). Good files that are there are kept, empty or cut-off ones
+    redone: a killed call, made again, ends with the same files. Under `torchrun` the batches are divided over the
+    processes. The folder's generation.json says what it holds; a folder of another model or other settings is refused,
+    or emptied of its images with `replace`.
     """
     folder = Path(folder)
     rows = _rows(prompts)
@@ -72,8 +74,11 @@ def generate(
         paths = [image_path(folder, row["prompt_id"], index) for index in indices]
         if missing := [number for number, path in enumerate(paths) if not _whole(path)]:
             latents = noise(pipe, row["prompt"], indices, seed)
+            prompt = row["prompt"]
+            if "words" in row:
+                prompt = [name_class(prompt, row["words"][index]) for index in indices]
             with torch.no_grad():
-                pictures = decode(pipe, sample(pipe, row["prompt"], latents, steps=steps, guidance=guidance))
+                pictures = decode(pipe, sample(pipe, prompt, latents, steps=steps, guidance=guidance))
             for number in missing:
                 save_image(pictures[number], paths[number])
     state.wait_for_everyone()
@@ -214,7 +219,8 @@ def _rows(prompts: pd.DataFrame | Iterable[dict]) -> list[dict]:
         raise UserError("there is no prompt to generate: give at least one")
     if missing := [key for key in ROW for row in rows if key not in row]:
         raise UserError(f"a prompt row lacks '{missing[0]}': use fairnb.prompts.prompt_rows")
-    rows = [{"prompt_id": int(row["prompt_id"]), **{key: row[key] for key in ROW[1:]}} for row in rows]
+    keys = [*ROW[1:], *(["words"] if "words" in rows[0] else [])]
+    rows = [{"prompt_id": int(row["prompt_id"]), **{key: row[key] for key in keys}} for row in rows]
     ids = [row["prompt_id"] for row in rows]
     if twice := {number for number in ids if ids.count(number) > 1}:
         raise UserError(f"prompt_id {min(twice)} stands for two prompts: give each its own")

@@ -146,7 +146,7 @@ class Contrast(_Section):
 class Experiment(_Section):
     """Notebooks 08 to 12: an adapter, the shares that are wanted, and what differs from the profile's `finetune`."""
 
-    adapter: Literal["neurons", "lora", "prefix", "guidance"]
+    adapter: Literal["neurons", "lora", "prefix", "guidance", "words"]  # words: of classes, drawn into the prompts
     parts: Annotated[list[Literal["text_encoder", "unet"]], Field(min_length=1)] = ["text_encoder"]  # a LoRA's
     rank: Count = 8  # a LoRA's
     tokens: Count = 5  # of a prefix

@@ -1,15 +1,18 @@
 """Prompts and the sets of words they are made of: occupations in three splits, contents without people, contexts."""
 
 import csv
+import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from fairnb.attributes import WORD_ORDER, get_attribute
 from fairnb.errors import UserError
 
 SPLITS = ("train", "validation", "test")
@@ -39,6 +42,26 @@ def name_class(prompt: str, words: str) -> str:
     if not found or not subject or article not in ("", "n"):
         raise UserError(f"no class can be named in the prompt '{prompt}': write it like 'a photo of a doctor'")
     return f"{head} of {_with_article(f'{words} {subject}')}"
+
+
+def stable(*parts: object) -> int:
+    """A seed from the parts, the same on every machine and in every run."""
+    return int.from_bytes(hashlib.sha256("|".join(map(str, parts)).encode()).digest()[:7], "big")
+
+
+def draw_words(rows: pd.DataFrame, shares: Mapping[str, Sequence[float]], images: int, seed: int) -> pd.DataFrame:
+    """The rows (`prompt_rows`) with the column `words`: for each of `images` pictures of a prompt the words of a class
+    of every attribute, drawn with its share. The trivial rival of every method: who is seen is written into the prompt.
+
+    `generate.generate` puts them before the subject; the noise stays that of the plain prompt.
+    """
+    drawn = []
+    for prompt in rows.prompt:
+        rng = np.random.default_rng(stable(seed, "words", prompt))
+        named = sorted(shares, key=WORD_ORDER.index)
+        words = [rng.choice(get_attribute(name).words, images, p=np.asarray(shares[name], float)) for name in named]
+        drawn.append([" ".join(each) for each in zip(*words, strict=True)])
+    return rows.assign(words=drawn)
 
 
 class PromptSet(BaseModel):

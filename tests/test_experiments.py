@@ -158,3 +158,19 @@ def test_a_contrastive_experiment_trains_on_the_triplets_of_its_folder(mini, tmp
     assert result["kinds"]["occupations"]["bias"]["gender"]["after"]["n_prompts"] == 1
     history = (P.folder / "experiments" / "one" / "history.csv").read_text()
     assert history.startswith("loss,denoise,text,vision,prompt")
+
+
+def test_words_in_the_prompt_are_evaluated_like_any_method_and_train_nothing(mini, tmp_path):
+    P = smoke(tmp_path, adapter="words", shares={"gender": [1.0, 0.0]}, prompts=["occupations"])
+    words = load_prompt_set(P.prompts)
+    words = words.model_copy(
+        update={
+            "contents": words.contents[:1],
+            "occupations": words.occupations | {"train": ["chef"], "test": ["miner"]},
+        }
+    )
+    result = run_experiment(mini, load_eyes(P, "cpu"), load_classifier(P.judge), words, P, "one")
+    assert (result["parameters"], result["megabytes"], result["minutes"]) == (0, 0.0, None)
+    assert result["drift"] == pytest.approx(0, abs=1e-6)
+    after = read_records(P.folder / "experiments" / "one" / "occupations" / "records.parquet")
+    assert (after.gender == "female").all() and (after.prompt == "a photo of a miner").all()

@@ -141,6 +141,19 @@ def test_png_is_lossless(tmp_path: Path) -> None:
     assert torch.equal(load_image(save_image(levels, tmp_path / "x.png")), levels)
 
 
+def test_each_picture_may_have_words_of_its_own(tiny_pipe, tmp_path: Path) -> None:
+    pipe, row = tiny_pipe(), {**ROWS[0], "words": ["male", "female", "male"]}
+    generate(pipe, [row], folder=tmp_path, **SETTINGS)
+    prompts = ["a photo of a male doctor", "a photo of a female doctor"]
+    latents = noise(pipe, "a photo of a doctor", [0, 1], 1)  # the noise stays that of the plain prompt
+    expected = decode(pipe, sample(pipe, prompts, latents, steps=2, guidance=3.0))
+    for index in (0, 1):
+        drawn = load_image(image_path(tmp_path, 3, index))
+        assert (drawn - expected[index]).abs().max() < 0.01
+    with pytest.raises(UserError, match="images of another run .its prompts differs"):
+        generate(pipe, ROWS[:1], folder=tmp_path, **SETTINGS)
+
+
 def test_two_processes_share_the_work(tiny_pipe, tmp_path: Path) -> None:
     tiny_pipe().save_pretrained(tmp_path / "model")
     generate(load_pipeline(tmp_path / "model", device="cpu"), ROWS, folder=tmp_path / "one", **SETTINGS)

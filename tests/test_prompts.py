@@ -1,12 +1,13 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from fairnb.errors import UserError
 from fairnb.profiles import root
-from fairnb.prompts import SPLITS, load_prompt_set, name_class, photo_of, prompt_rows, read_prompts
+from fairnb.prompts import SPLITS, draw_words, load_prompt_set, name_class, photo_of, prompt_rows, read_prompts
 
 GOOD = {
     "occupations": {"train": ["doctor", "nurse"], "validation": ["waiter"], "test": ["miner"]},
@@ -197,3 +198,14 @@ def test_wrong_kinds_are_refused(tmp_path: Path, kinds: dict, message: str) -> N
     (tmp_path / "own.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=message):
         load_prompt_set(tmp_path / "own.json")
+
+
+def test_words_are_drawn_with_their_shares_and_stay_the_same():
+    rows = prompt_rows(load_prompt_set(root() / "data" / "prompts" / "mini.json"), "test")
+    shares = {"gender": [0.25, 0.75], "age": [0.5, 0.5]}
+    drawn = draw_words(rows, shares, 400, seed=0)
+    words = drawn.words[0]
+    assert len(words) == 400 and set(words) == {"young female", "young male", "old female", "old male"}
+    assert 0.65 < np.mean([each.endswith(" male") for each in words]) < 0.85
+    assert drawn.words.tolist() == draw_words(rows, shares, 400, seed=0).words.tolist()
+    assert drawn.words[0] != drawn.words[1] and drawn.words[0] != draw_words(rows, shares, 400, seed=1).words[0]
