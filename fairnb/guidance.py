@@ -145,7 +145,9 @@ class Guidance:
         write_atomically(Path(path), lambda part: save_file(tensors, part, header))
 
     def _tensors(self) -> dict[str, dict[str, torch.Tensor]]:
-        tensors = {name: {key: getattr(each, key).cpu() for key in TENSORS} for name, each in self.classifiers.items()}
+        tensors = {
+            name: {key: getattr(each, key).cpu().clone() for key in TENSORS} for name, each in self.classifiers.items()
+        }
         return {name: each | {"weight": each["weight"].half()} for name, each in tensors.items()}
 
     def _settings(self) -> dict:

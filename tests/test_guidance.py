@@ -239,3 +239,13 @@ def test_on_mini_sd_pictures_of_a_job_never_seen_get_equal_shares(mini):
     assert men(None) > 0.85
     assert 0.3 < men(Guidance([made], {"gender": [0.5, 0.5]}, 30.0, mode="assigned", reliable=0.0)) < 0.7
     assert men(Guidance([made], {"gender": [1.0, 0.0]}, 30.0, mode="sample", reliable=0.0)) < 0.2
+
+
+def test_a_file_of_stable_diffusions_size_stays_below_40_megabytes(tmp_path):
+    steps, width = 50, 1280 * 8 * 8  # SD 1.5 at 512 pixels
+    ones = torch.ones(steps)
+    made = HClassifier(
+        "race", ("a", "b", "c", "d"), ones, torch.zeros(steps, 4, width), torch.zeros(steps, 4), ones, ones
+    )
+    Guidance([made], {"race": [0.25] * 4}, 1.0).save(tmp_path / "race.safetensors")
+    assert 30e6 < (tmp_path / "race.safetensors").stat().st_size < 40e6
