@@ -138,8 +138,9 @@ def run_experiment(
             state.wait_for_everyone()
         else:
             adapter = make_adapter(pipe, name, profile, words)
-            # Originals are shared where their pool is the same and the eyes looked for the same.
-            looked = known.setdefault((settings.pool, settings.face_weight > 0, *experiment.shares), {})
+            # Originals are shared where they were drawn alike and the eyes looked for the same.
+            alike = (settings.pool, *(settings.steps or ()), settings.face_weight > 0, *experiment.shares)
+            looked = known.setdefault(alike, {})
             shares, sampling = shares_of(experiment), profile.sampling
             run = Alignment(pipe, adapter, eyes, shares, settings, sampling, profile.seed, looked)
             train, validation = (words.prompts(split, experiment.prompts) for split in ("train", "validation"))
