@@ -28,6 +28,7 @@ from fairnb.attributes import WORD_ORDER, get_attribute
 from fairnb.errors import UserError
 from fairnb.eyes import Eyes, judged
 from fairnb.generate import load_image, save_image
+from fairnb.pipeline import tokenize
 from fairnb.profiles import Finetune, Sampling
 from fairnb.prompts import name_class, stable
 from fairnb.records import read_json, write_atomically, write_json
@@ -35,14 +36,6 @@ from fairnb.sampling import decode, noise, sample
 
 ROLES = ("anchor", "positive", "negative")
 METADATA = "metadata.jsonl"
-
-
-def write_caption(caption: str, words: str) -> str:
-    """The prompt of a generated picture: the photograph's caption with the words of its classes before the subject.
-
-    The paper has a paid service write it; `make_triplets` takes any function of caption and words.
-    """
-    return name_class(caption, words)
 
 
 def other_classes(classes: dict[str, str], seed: int, key: object) -> dict[str, str]:
@@ -65,7 +58,7 @@ def make_triplets(
     sampling: Sampling,
     seed: int,
     tries: int = 4,
-    write: Callable[[str, str], str] = write_caption,
+    write: Callable[[str, str], str] = name_class,
 ) -> pd.DataFrame:
     """Make a triplet of each photograph (`photos.one_person`; the images lie in `source`) and write them to `folder`.
 
@@ -73,6 +66,7 @@ def make_triplets(
     role, activity, the classes, and how many pictures were drawn until the guide surely saw them. A photograph whose
     positive or negative fails `tries` times is left out. Killed and called again it goes on. Returns the metadata;
     its `attrs["rejected"]` counts the pictures and `attrs["left_out"]` the photographs that were not taken.
+    `write` makes the prompt from the caption and the words of the classes; the paper has a paid service do it.
     `UserError` for an attribute that nobody labelled, and when no triplet is whole.
     """
     folder, source = Path(folder), Path(source)
@@ -199,9 +193,7 @@ class Contrast:
 
     def _texts(self, captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """The text encoder's states [N, L, D] and pooled features [N, D]."""
-        longest = self.pipe.tokenizer.model_max_length
-        options = {"padding": "max_length", "max_length": longest, "truncation": True, "return_tensors": "pt"}
-        out = self.pipe.text_encoder(self.pipe.tokenizer(captions, **options).input_ids.to(self.pipe.device))
+        out = self.pipe.text_encoder(tokenize(self.pipe, captions))
         return out.last_hidden_state, out.pooler_output
 
     def _rest(self, number: int) -> None:
@@ -219,7 +211,6 @@ def contrastive_loss(
     predicted: dict[str, torch.Tensor],
     added: torch.Tensor,
     texts: dict[str, torch.Tensor],
-    weights: Sequence[float] = (0.5, 0.1, 0.4),
 ) -> dict[str, torch.Tensor]:
     """The paper's loss of a batch of triplets, and its three parts.
 
@@ -240,7 +231,7 @@ def contrastive_loss(
     apart = (predicted["positive"] - predicted["negative"]).square().mean()
     together = (predicted["positive"] - predicted["anchor"]).square().mean()
     vision = (1 - apart).square() + together.square()
-    total = weights[0] * denoise + weights[1] * text + weights[2] * vision
+    total = 0.5 * denoise + 0.1 * text + 0.4 * vision
     return {"loss": total, "denoise": denoise, "text": text, "vision": vision}
 
 

@@ -28,7 +28,7 @@ def read_mpii(annotations: str | Path, images: str | Path) -> pd.DataFrame:
     `path` is relative to `images`, `activity` the finest name that the annotation has ("bicycling, mountain"),
     `caption` "a photo of a person, <activity>". `UserError` when the file is another, or no image of it is there.
     """
-    try:
+    try:  # NotImplementedError is what scipy says of a file of MATLAB 7.3
         release = loadmat(annotations, struct_as_record=False, squeeze_me=True)["RELEASE"]
         names = [str(each.image.name) for each in np.atleast_1d(release.annolist)]
         activities = [each.act_name if isinstance(each.act_name, str) else "" for each in np.atleast_1d(release.act)]

@@ -126,12 +126,17 @@ def too_long(pipe: StableDiffusionPipeline, prompts: Iterable[str]) -> list[str]
     return [prompt for prompt in prompts if len(pipe.tokenizer(prompt, verbose=False).input_ids) > longest]
 
 
-def encode(pipe: StableDiffusionPipeline, prompts: list[str]) -> torch.Tensor:
-    """Text-encoder states [N, L, D] of the prompts, as the pipeline itself computes them."""
+def tokenize(pipe: StableDiffusionPipeline, prompts: list[str]) -> torch.Tensor:
+    """Token ids [N, L] of the prompts, padded and cut to the text encoder's length as the pipeline itself does."""
     tokens = pipe.tokenizer(
         prompts, padding="max_length", max_length=pipe.tokenizer.model_max_length, truncation=True, return_tensors="pt"
     )
-    return pipe.text_encoder(tokens.input_ids.to(pipe.device))[0]
+    return tokens.input_ids.to(pipe.device)
+
+
+def encode(pipe: StableDiffusionPipeline, prompts: list[str]) -> torch.Tensor:
+    """Text-encoder states [N, L, D] of the prompts, as the pipeline itself computes them."""
+    return pipe.text_encoder(tokenize(pipe, prompts))[0]
 
 
 def fingerprint(unet: torch.nn.Module) -> str:
