@@ -6,7 +6,8 @@ here the classifier must see the classes that were asked for, else the picture i
 
 `Contrast` trains an adapter with the paper's loss, in the loop of all trainings. The paper draws noise and timestep
 apart for each member of a triplet, so that its vision term compares noises rather than pictures; `shared` draws them
-once a triplet.
+once a triplet. That loss never shows the model another class under a caption that names none. `"denoise"` does just
+this, and nothing else: the augmented data without the contrast.
 """
 
 import json
@@ -14,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -130,6 +132,8 @@ def read_triplets(folder: str | Path) -> pd.DataFrame:
 class Contrast:
     """One run: triplets from `folder`, the adapter they train, and the loop's settings (`images` triplets an update).
 
+    `loss` is the paper's ("contrastive", see `contrastive_loss`), or "denoise": the mean square error of the predicted
+    noise of anchor and positive, both under the anchor's caption, so that it is learned with both classes alike.
     `stages` names the parts that are trained, one after the other for equally many updates: (("text_encoder",),
     ("unet",), ("text_encoder", "unet")) is the paper's sequence. More than one needs a LoRA of both.
     """
@@ -139,6 +143,7 @@ class Contrast:
     folder: Path
     settings: Finetune
     seed: int
+    loss: Literal["contrastive", "denoise"] = "contrastive"
     shared: bool = True
     stages: Sequence[Sequence[str]] = (("text_encoder", "unet"),)
 
@@ -174,7 +179,8 @@ class Contrast:
         generator = torch.Generator().manual_seed(stable(self.seed, "noise", number))
         scheduler = DDPMScheduler.from_config(self.pipe.scheduler.config)  # samplers know no velocity
         predicted, texts, wanted = {}, {}, {}
-        for role in ROLES:
+        alone = self.loss == "denoise"
+        for role in ROLES[:2] if alone else ROLES:
             latents = self.latents[role][rows]
             if role == ROLES[0] or not self.shared:
                 added = torch.randn(latents.shape, generator=generator).to(latents)
@@ -182,11 +188,15 @@ class Contrast:
                     latents.device
                 )
             noisy = scheduler.add_noise(latents, added, at)
-            states, texts[role] = self._texts(chosen.text[role].tolist())
+            states, texts[role] = self._texts(chosen.text[ROLES[0] if alone else role].tolist())
             predicted[role] = self.pipe.unet(noisy.to(states.dtype), at, encoder_hidden_states=states).sample.float()
             velocity = scheduler.config.prediction_type == "v_prediction"
             wanted[role] = scheduler.get_velocity(latents, added, at) if velocity else added
-        losses = contrastive_loss(predicted, wanted["positive"], texts)
+        if alone:
+            errors = [(predicted[role] - wanted[role]).square().mean() for role in predicted]
+            losses = {"loss": sum(errors) / len(errors)}
+        else:
+            losses = contrastive_loss(predicted, wanted["positive"], texts)
         losses["loss"].backward()
         self._rest(number)
         return {name: value.item() for name, value in losses.items()} | {"prompt": chosen.text["anchor"].iloc[0]}

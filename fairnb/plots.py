@@ -83,7 +83,7 @@ def picture_rows(
     None without a face) each is framed in its class's colour, and the row's counts stand at its end."""
     columns = max(len(images) for images in rows.values())
     width = 1.5 + 1.1 * columns + (0.9 if classes else 0)
-    figure, axis = _figure(width, 1.14 * len(rows) + (0.4 if title else 0) + (0.35 if classes else 0))
+    figure, axis = _figure(width, 1.14 * len(rows) + (0.4 if title else 0))
     for line, (label, images) in enumerate(rows.items()):
         y = line * 1.12
         axis.text(-0.12, y + 0.5, label, ha="right", va="center")

@@ -138,6 +138,7 @@ class HGuidance(_Section):
 class Contrast(_Section):
     """Notebook 11: training on triplets of pictures instead of on shares."""
 
+    loss: Literal["contrastive", "denoise"] = "contrastive"  # the paper's; or the augmented pictures, without contrast
     shared: bool = True  # noise and timestep drawn once a triplet; false: for each member, as published
     stages: Annotated[list[list[Literal["text_encoder", "unet"]]], Field(min_length=1)] = [["text_encoder", "unet"]]
     # the parts that are trained, one after the other for equally many updates
@@ -216,6 +217,7 @@ class Profile(_Section):
     occupation_judge: LocalOrHub | None = None
     attribute: str = "gender"
     attributes: Annotated[list[str], Field(min_length=1)] = ["gender"]
+    photographs: str | None = None  # notebook 11: a folder of pictures with captions; null: the mini world draws some
     seed: Seed = 0
     output: Annotated[str, Field(validate_default=True)] = "outputs"
     sampling: Sampling = Sampling()
@@ -240,10 +242,10 @@ class Profile(_Section):
     def _all_known(cls, names: list[str]) -> list[str]:
         return [get_attribute(name).name for name in names]
 
-    @field_validator("output", "prompts")
+    @field_validator("output", "prompts", "photographs")
     @classmethod
-    def _absolute(cls, path: str) -> str:
-        return str(root() / path)
+    def _absolute(cls, path: str | None) -> str | None:
+        return str(root() / path) if path else None
 
     @model_validator(mode="after")
     def _consistent(self) -> "Profile":

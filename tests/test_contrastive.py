@@ -212,3 +212,25 @@ def test_the_sequence_trains_one_part_after_the_other_and_resumes(tiny_pipe, tri
     assert moved[1]["unet"] > 0
     loaded = load_adapter(tmp_path / "run" / "patch.safetensors", pipe)
     assert loaded.metadata["objective"] == "contrastive" and loaded.metadata["validation_bias"] == 0.7
+
+
+def test_without_contrast_both_pictures_are_denoised_under_the_anchors_caption(tiny_pipe, triplets):
+    pipe = tiny_pipe()
+    lora = LoRA(pipe, 2, ("text_encoder", "unet"))
+    lora.attach()
+    contrast = Contrast(pipe, lora, triplets, settings(images=5), seed=0, loss="denoise")
+    seen = []
+    hook = pipe.unet.register_forward_hook(
+        lambda m, args, kwargs, out: seen.append((args, kwargs, out)), with_kwargs=True
+    )
+    row = contrast.gradient(0)
+    hook.remove()
+    assert len(seen) == 2 and torch.equal(*(kwargs["encoder_hidden_states"] for _, kwargs, _ in seen))
+    assert torch.equal(seen[0][0][1], seen[1][0][1])
+    total = 0.0
+    for role, ((noisy, at), _, out) in zip(("anchor", "positive"), seen, strict=True):
+        abar = pipe.scheduler.alphas_cumprod[at].view(-1, 1, 1, 1)
+        added = (noisy - abar.sqrt() * contrast.latents[role]) / (1 - abar).sqrt()
+        total += (out.sample - added).square().mean().item() / 2
+    assert row["loss"] == pytest.approx(total, rel=1e-3) and "vision" not in row
+    assert all(factor.grad.abs().sum() > 0 for factor in lora.parameters()[1::2])

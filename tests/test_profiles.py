@@ -56,6 +56,8 @@ def test_paths_start_at_the_repository_and_hub_ids_stay(tmp_path: Path) -> None:
     assert profile.model == "me/model"
     assert profile.judge[0].model == str(root() / "data" / "prompts")
     assert profile.folder == tmp_path / "own"
+    assert profile.photographs is None
+    assert load_profile(LEAST | {"photographs": "data/mine"}).photographs == str(root() / "data" / "mine")
 
 
 @pytest.mark.parametrize(

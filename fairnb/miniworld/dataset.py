@@ -1,5 +1,7 @@
 """Draw the portraits to train on: pictures, captions and true labels, in shards that a killed run keeps."""
 
+import json
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -12,7 +14,8 @@ from tqdm import tqdm
 
 from fairnb.faces import find_faces, load_detector
 from fairnb.miniworld.draw import portrait, subject
-from fairnb.miniworld.world import Scene, draw_scene
+from fairnb.miniworld.world import Scene, caption, draw_scene, pick, shares
+from fairnb.records import write_atomically
 
 SHARD = 500
 
@@ -76,3 +79,24 @@ def draw_dataset(folder: Path, count: int, seed: int, workers: int = 2) -> Portr
     tables = [pd.read_parquet(folder / f"shard_{n:03d}.parquet") for n in numbers]
     pixels = [np.load(folder / f"shard_{n:03d}.npz")["pixels"] for n in numbers]
     return Portraits(np.concatenate(pixels), pd.concat(tables, ignore_index=True))
+
+
+def draw_photographs(folder: Path, occupations: Sequence[str], each: int, seed: int) -> Path:
+    """Draw `each` portraits of every occupation with its planted shares, under captions that name no attribute.
+
+    A Hugging Face image folder (metadata.jsonl: file_name, text, activity) that stands in for photographs from outside
+    where there are none. Returns the folder; the same portraits are drawn again.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for number, occupation in enumerate(occupations):
+        for index in range(each):
+            rng = np.random.default_rng([seed, number, index])
+            classes = {name: pick(rng, planted) for name, planted in shares(occupation).items()}
+            scene = Scene("occupation", occupation, "photo", None, **classes)
+            name = f"{occupation.replace(' ', '_')}_{index}.png"
+            draw(scene, rng).save(folder / name)
+            lines.append({"file_name": name, "text": caption(scene, ()), "activity": occupation})
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    write_atomically(folder / "metadata.jsonl", lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return folder

@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 
 from fairnb.miniworld import draw, face, outfits, scenes
+from fairnb.miniworld.dataset import draw_photographs
+from fairnb.photos import read_captioned
 
 CONTEXTS = (None, *scenes.CONTEXTS)
 BASE = dict(occupation="chef", gender="female", skin_tone="medium", age="young", context=None, style="photo")
@@ -86,3 +88,14 @@ def test_mtcnn_finds_the_people_and_nothing_in_things(record_property):
         for i in range(6)
     ]
     assert found(net, things).mean() <= 0.035
+
+
+def test_photographs_are_a_captioned_folder_with_the_planted_shares(tmp_path):
+    photos = read_captioned(draw_photographs(tmp_path / "one", ["firefighter", "nurse"], 30, seed=0))
+    assert photos.activity.value_counts().to_dict() == {"firefighter": 30, "nurse": 30}
+    assert set(photos.caption) == {"a photo of a firefighter", "a photo of a nurse"}
+    draw_photographs(tmp_path / "two", ["firefighter", "nurse"], 30, seed=0)
+    draw_photographs(tmp_path / "three", ["firefighter", "nurse"], 30, seed=1)
+    first = photos.path[0]
+    same, other = (Image.open(tmp_path / folder / first) for folder in ("two", "three"))
+    assert distance(Image.open(tmp_path / "one" / first), same) == 0 < distance(same, other)
