@@ -17,7 +17,6 @@ from fairnb.adapters import read_weights
 from fairnb.errors import UserError
 from fairnb.records import write_atomically
 
-KIND = "fairnb lora 1"
 NAME = "fairnb"  # of the adapter within peft's layers
 # The layers that are changed, as FFD's: the projections of every attention, in the text encoder also its MLPs.
 TARGETS = {
@@ -130,7 +129,7 @@ class LoRA:
     def save(self, path: str | Path, metadata: dict) -> None:
         """Write the factors in diffusers' layout (`unet.<layer>.lora_A.weight`), with `metadata` in the header."""
         tensors = {_public(name): factor.detach().cpu().contiguous() for name, factor in self._factors.items()}
-        header = {"format": "pt", "kind": KIND, "record": json.dumps(metadata)}
+        header = {"format": "pt", "record": json.dumps(metadata)}
         write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=header))
 
     def _inject(self, pipe: StableDiffusionPipeline) -> dict[str, LoraLayer]:

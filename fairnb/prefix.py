@@ -15,7 +15,6 @@ from fairnb.adapters import read_weights
 from fairnb.errors import UserError
 from fairnb.records import write_atomically
 
-KIND = "fairnb prefix 1"
 TOKEN = "<p1>"  # stands for all of them where plain diffusers reads the file: "<p1> a photo of a doctor"
 HELD = "fairnb_prefix"  # the name under which the text encoder holds them while they are on
 
@@ -107,7 +106,7 @@ class PrefixTokens:
 
     def save(self, path: str | Path, metadata: dict) -> None:
         """Write the vectors under the name `TOKEN`, with `metadata` in the header."""
-        header = {"format": "pt", "kind": KIND, "record": json.dumps(metadata)}
+        header = {"format": "pt", "record": json.dumps(metadata)}
         tensors = {TOKEN: self._values.detach().cpu().contiguous()}
         write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=header))
 
