@@ -310,7 +310,7 @@ def results(
     from fairnb.records import write_json
 
     found = read_results(folders)
-    typer.echo(table(found).to_string())
+    typer.echo(table(found).to_string(na_rep="", line_width=120))
     if out:
         typer.echo(write_json(out, found))
 
