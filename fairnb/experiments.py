@@ -162,7 +162,8 @@ def run_experiment(
         about["parameters"] = sum(parameter.numel() for parameter in adapter.parameters()) if adapter else 0
         about["megabytes"] = file.stat().st_size / 1e6 if adapter else 0.0
         if state.is_main_process:
-            write_json(folder / "result.json", about | result | {"provenance": provenance(profile)})
+            own = profile.model_copy(update={"experiments": {name: experiment}})
+            write_json(folder / "result.json", about | result | {"provenance": provenance(own)})
         state.wait_for_everyone()
     return read_json(folder / "result.json")
 
@@ -249,12 +250,21 @@ def evaluate(
     }
 
 
-def read_results(folders: Sequence[str | Path]) -> list[dict]:
-    """The results that `run_experiment` left in the output folders of one profile; `UserError` where there is none."""
-    paths = [path for folder in folders for path in sorted(Path(folder).glob("experiments/*/result.json"))]
-    if not paths:
-        raise UserError(f"{folders[0]} holds no experiment: run fairnb experiment first")
-    return [read_json(path) for path in paths]
+def read_results(places: Sequence[str | Path]) -> list[dict]:
+    """The results that `run_experiment` left in the output folders of one profile, and those of files that
+    `fairnb results --out` wrote; of two results of one experiment and seed the later place's. `UserError` where a place
+    holds none."""
+    found = {}
+    for place in map(Path, places):
+        paths = sorted(place.glob("experiments/*/result.json"))
+        results = read_json(place) if place.is_file() else [read_json(path) for path in paths]
+        if not results:
+            raise UserError(f"{place} holds no experiment: run fairnb experiment first")
+        try:
+            found |= {(result["experiment"], result["seed"]): result for result in results}
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{place} is not a file of results: give one that fairnb results --out wrote") from error
+    return list(found.values())
 
 
 def table(results: list[dict]) -> pd.DataFrame:

@@ -299,17 +299,19 @@ def experiment(
 
 @practice.command()
 def results(
-    folders: Annotated[list[Path], typer.Argument(help="Output folders of one profile, of several seeds.")],
+    places: Annotated[
+        list[Path], typer.Argument(help="Output folders of one profile, of several seeds, or files that --out wrote.")
+    ],
     out: Annotated[Path | None, typer.Option(help="Also write the results there (.json).")] = None,
 ) -> None:
     """What did the experiments do? One line for each kind of prompts and attribute; means and spread over the seeds.
 
-    Example: fairnb results outputs/mini outputs/mini-seed1 outputs/mini-seed2
+    Example: fairnb results outputs/mini outputs/mini-seed1 outputs/mini-seed2 --out experiments.json
     """
     from fairnb.experiments import read_results, table
     from fairnb.records import write_json
 
-    found = read_results(folders)
+    found = read_results(places)
     typer.echo(table(found).to_string(na_rep="", line_width=120))
     if out:
         typer.echo(write_json(out, found))

@@ -111,8 +111,16 @@ def test_the_table_takes_means_and_spread_over_seeds(tmp_path):
     row = table(read_results([tmp_path / str(seed) for seed in range(3)])).loc["one", "occupations", "gender"]
     assert row["trained after"] == 0.3
     assert (row.seeds, row.before, row.after, row.sd, row.ratio) == (3, 0.8, 0.3, 0.1, 0.375)
-    with pytest.raises(UserError, match="holds no experiment"):
-        read_results([tmp_path / "none"])
+    file = tmp_path / "all.json"
+    file.write_text(json.dumps([result(1, 0.9), result(7, 0.5)]))  # of another machine; seed 1 is here too
+    after = {each["seed"]: each for each in read_results([file, tmp_path / "1", tmp_path / "2"])}
+    means = {seed: each["kinds"]["occupations"]["bias"]["gender"]["after"]["mean"] for seed, each in after.items()}
+    assert means == {1: 0.3, 7: 0.5, 2: 0.4}
+    with pytest.raises(UserError, match="none holds no experiment"):
+        read_results([file, tmp_path / "none"])
+    file.write_text("[1]")
+    with pytest.raises(UserError, match="all.json is not a file of results"):
+        read_results([file])
 
 
 @pytest.mark.parametrize(
