@@ -59,10 +59,10 @@ seeds: $(READY) ## after reproduce: the main result with four more seeds, and th
 	$(BIN)/fairnb spread outputs/mini outputs/mini-seed1 outputs/mini-seed2 outputs/mini-seed3 outputs/mini-seed4
 	$(BIN)/fairnb report --profile mini
 
-experiments: $(READY) ## FFD's experiments and their like with bias neurons, three seeds each (hours on a CPU)
-	$(BIN)/fairnb experiment --profile mini
-	for seed in 1 2; do \
-	  $(BIN)/fairnb experiment --profile mini --set seed=$$seed --set name=mini-seed$$seed || exit 1; \
+experiments: $(READY) ## every method's experiments, three seeds each, and their table (a night on a CPU)
+	for seed in 0 1 2; do \
+	  how="--profile mini --set seed=$$seed --set name=mini$$(test $$seed = 0 || echo -seed$$seed)"; \
+	  $(BIN)/fairnb run 11 $$how && $(BIN)/fairnb experiment $$how || exit 1; \
 	done
 	$(BIN)/fairnb results outputs/mini outputs/mini-seed1 outputs/mini-seed2 --out outputs/mini/experiments.json
 
