@@ -89,16 +89,19 @@ def _neurons(pipe: StableDiffusionPipeline, attribute: str, profile: Profile, wo
 
 def make_guidance(
     pipe: StableDiffusionPipeline, eyes: Eyes, words: PromptSet, profile: Profile, name: str, known: dict
-) -> Guidance:
-    """The guidance of an experiment, with an h-classifier for each attribute; those in `known` are not made again."""
+) -> tuple[Guidance, float]:
+    """The guidance of an experiment, with an h-classifier for each attribute, and the minutes these took to make; those
+    in `known` are not made again."""
     experiment = profile.experiments[name]
     how = {"images": experiment.guidance.images, "sampling": profile.sampling, "seed": profile.seed}
     for attribute in experiment.shares:
         if (attribute, how["images"]) not in known:
+            started = time.perf_counter()
             made = from_prompts(pipe, eyes, attribute, words.prompts("train", experiment.prompts), **how)
-            known[attribute, how["images"]] = made
-    classifiers = [known[attribute, how["images"]] for attribute in experiment.shares]
-    return Guidance(classifiers, experiment.shares, **experiment.guidance.model_dump(exclude={"images"}))
+            known[attribute, how["images"]] = made, (time.perf_counter() - started) / 60
+    classifiers, minutes = zip(*(known[attribute, how["images"]] for attribute in experiment.shares), strict=True)
+    settings = experiment.guidance.model_dump(exclude={"images"})
+    return Guidance(list(classifiers), experiment.shares, **settings), sum(minutes)
 
 
 def run_experiment(
@@ -130,9 +133,9 @@ def run_experiment(
     if todo[0]:
         known = {} if known is None else known
         record = {"experiment": name, "adapter": experiment.adapter, "prompts": experiment.prompts}
-        started = time.perf_counter()
+        resumed, started, minutes = (folder / "checkpoint.pt").is_file(), time.perf_counter(), None
         if experiment.adapter == "guidance":
-            guidance = make_guidance(pipe, eyes, words, profile, name, known)
+            guidance, minutes = make_guidance(pipe, eyes, words, profile, name, known)
             if state.is_main_process:
                 guidance.save(folder / "patch.safetensors", record)
             state.wait_for_everyone()
@@ -150,14 +153,14 @@ def run_experiment(
                 contrast.train(lambda: run.validate(validation), folder, run.about() | record)
             else:
                 run.train(train, validation, folder, record)
-        if state.is_main_process:
-            write_json(folder / "minutes.json", (time.perf_counter() - started) / 60)
+        if state.is_main_process and not resumed:
+            write_json(folder / "minutes.json", minutes or (time.perf_counter() - started) / 60)
     if todo[1]:
         file = folder / "patch.safetensors"
         adapter = load_adapter(file, pipe) if file.is_file() else None
         result = evaluate(pipe, adapter, eyes, judge, words, profile, experiment, folder)
         about = {"experiment": name, "adapter": experiment.adapter, "seed": profile.seed}
-        timed = folder / "minutes.json"  # missing where a run was killed between its last update and this file
+        timed = folder / "minutes.json"  # missing where a run was killed and went on: nobody knows the whole
         about["minutes"] = read_json(timed) if timed.is_file() else None
         about["parameters"] = sum(parameter.numel() for parameter in adapter.parameters()) if adapter else 0
         about["megabytes"] = file.stat().st_size / 1e6 if adapter else 0.0
