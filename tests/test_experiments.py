@@ -1,6 +1,7 @@
 """An experiment from its profile to its result: trained, evaluated, not done twice, and summed up over seeds."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -121,6 +122,17 @@ def test_the_table_takes_means_and_spread_over_seeds(tmp_path):
     file.write_text("[1]")
     with pytest.raises(UserError, match="all.json is not a file of results"):
         read_results([file])
+
+
+def test_the_shipped_results_are_of_todays_settings():
+    P = load_profile("mini")
+    results = read_results([Path(P.model) / "experiments.json"])
+    assert {result["experiment"] for result in results} >= {f"exp-{number}" for number in (1, 2, 3, 4, 6)}
+    for result in results:
+        name, made = result["experiment"], result["provenance"]["parameters"]
+        assert made["experiments"] == {name: P.experiments[name].model_dump()}, name
+        for section in ("sampling", "evaluate", "finetune"):
+            assert made[section] == getattr(P, section).model_dump(), (name, section)
 
 
 @pytest.mark.parametrize(
