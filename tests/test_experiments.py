@@ -8,15 +8,25 @@ import pytest
 from PIL import Image
 
 from fairnb import metrics
+from fairnb.checkpoint import save_checkpoint
 from fairnb.classifiers import load_classifier
 from fairnb.errors import UserError
-from fairnb.experiments import explicit_rows, make_adapter, read_results, run_experiment, shares_of, table
+from fairnb.experiments import (
+    explicit_rows,
+    make_adapter,
+    make_guidance,
+    read_results,
+    run_experiment,
+    shares_of,
+    table,
+)
 from fairnb.eyes import load_eyes
 from fairnb.neurons import load_neurons, union
 from fairnb.pipeline import fingerprint
 from fairnb.profiles import load_profile
 from fairnb.prompts import load_prompt_set
 from fairnb.records import read_records
+from tests.test_guidance import classifier as random_classifier
 
 SMALL = {"device": "cpu", "evaluate.images": 2, "evaluate.explicit_images": 1, "locate.k": 0.01}
 AGE = {"adapter": "prefix", "shares": {"gender": None, "age": [0.75, 0.25]}, "prompts": ["occupations", "places"]}
@@ -39,6 +49,7 @@ def test_an_experiment_is_trained_evaluated_and_not_done_twice(mini, tmp_path):
     result = run_experiment(mini, eyes, judge, words, P, "one")
     assert fingerprint(mini.text_encoder) == before
     assert set(result["kinds"]) == {"occupations", "places"} and result["parameters"] == 5 * 96
+    assert result["minutes"] > 0
     compared = result["kinds"]["places"]
     assert list(compared["bias"]) == ["gender", "age", "gender+age"] and list(compared["share"]) == ["gender", "age"]
     folder = P.folder / "experiments"
@@ -152,9 +163,20 @@ def test_wrong_experiments_are_refused_before_anything_starts(experiment, messag
         load_profile("mini", {"experiments": {"one": AGE | experiment}})
 
 
-def test_a_contrastive_experiment_trains_on_the_triplets_of_its_folder(mini, tmp_path):
+def test_guided_experiments_that_share_a_classifier_count_its_minutes_each(tiny_pipe):
+    guided = {"adapter": "guidance", "shares": {"gender": None}, "prompts": ["occupations"], "guidance": {"images": 4}}
+    P = load_profile(
+        "smoke", {"experiments": {"one": guided, "two": guided | {"guidance": {"images": 4, "strength": 7}}}}
+    )
+    pipe = tiny_pipe()
+    known = {("gender", 4): (random_classifier(pipe), 2.5)}
+    made = [make_guidance(pipe, None, None, P, name, known) for name in ("one", "two")]
+    assert [(guidance.strength, minutes) for guidance, minutes in made] == [(made[0][0].strength, 2.5), (7, 2.5)]
+
+
+def test_a_contrastive_experiment_trains_on_the_triplets_of_its_folder(mini, tmp_path, monkeypatch):
     contrast = {"adapter": "lora", "rank": 2, "shares": {"gender": None}, "prompts": ["occupations"], "contrast": {}}
-    P = smoke(tmp_path, **contrast)
+    P = smoke(tmp_path, **contrast, finetune={"acts_from": 0, "updates": 2, "validate_every": 9, "checkpoint_every": 1})
     words = load_prompt_set(P.prompts)
     words = words.model_copy(
         update={
@@ -174,7 +196,16 @@ def test_a_contrastive_experiment_trains_on_the_triplets_of_its_folder(mini, tmp
             text = f"a photo of a {word}chef"
             lines.append({"file_name": name, "text": text, "triplet": number, "role": role})
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+
+    def save_and_stop(*about):
+        save_checkpoint(*about)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("fairnb.training.save_checkpoint", save_and_stop)
+        run_experiment(mini, eyes, judge, words, P, "one")
     result = run_experiment(mini, eyes, judge, words, P, "one")
+    assert result["minutes"] is None  # of a run that was stopped and went on nobody knows them
     assert result["kinds"]["occupations"]["bias"]["gender"]["after"]["n_prompts"] == 1
     history = (P.folder / "experiments" / "one" / "history.csv").read_text()
     assert history.startswith("loss,denoise,text,vision,prompt")
