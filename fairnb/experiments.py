@@ -274,8 +274,8 @@ def table(results: list[dict]) -> pd.DataFrame:
     """Results as a table: a row for each experiment, kind of prompts and attribute, means over the seeds.
 
     `before`, `after` and `ratio` are bias, with the standard deviation over seeds (`sd`) of after; `trained` is that
-    of the prompts which were trained on; `share` and `spread` are the last class's mean share and its standard
-    deviation over prompts, before and after.
+    of the prompts which were trained on; `faces` is the share of pictures in which one is found, after; `share` and
+    `spread` are the last class's mean share and its standard deviation over prompts, before and after.
     """
     rows = []
     for result in results:
@@ -286,6 +286,7 @@ def table(results: list[dict]) -> pd.DataFrame:
                 taught = result["trained"][kind][attribute]
                 row |= {f"trained {when}": taught[when]["mean"] for when in ("before", "after")}
                 row |= {"obeyed": result["obeyed"].get(attribute), "sure": result["sure"]["after"].get(attribute)}
+                row |= {"faces": result["faces"]["after"]}
                 for when, values in compared["share"].get(attribute, {}).items():
                     row |= {f"share {when}": values["mean"], f"spread {when}": values["std"]}
                 costs = ("clip_i", "drift", "minutes", "parameters", "megabytes")

@@ -112,6 +112,7 @@ def test_the_table_takes_means_and_spread_over_seeds(tmp_path):
         seen = {
             "obeyed": {"gender": 1.0},
             "sure": {"after": {"gender": 0.9}},
+            "faces": {"before": 1.0, "after": 0.95},
             "trained": {"occupations": {"gender": bias}},
         }
         return {"experiment": "one", "seed": seed, "kinds": {"occupations": compared}} | costs | seen
@@ -121,7 +122,7 @@ def test_the_table_takes_means_and_spread_over_seeds(tmp_path):
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps(result(seed, after)))
     row = table(read_results([tmp_path / str(seed) for seed in range(3)])).loc["one", "occupations", "gender"]
-    assert row["trained after"] == 0.3
+    assert row["trained after"] == 0.3 and row.faces == 0.95
     assert (row.seeds, row.before, row.after, row.sd, row.ratio) == (3, 0.8, 0.3, 0.1, 0.375)
     file = tmp_path / "all.json"
     file.write_text(json.dumps([result(1, 0.9), result(7, 0.5)]))  # of another machine; seed 1 is here too
