@@ -25,7 +25,7 @@ from fairnb.errors import UserError
 from fairnb.eyes import SURE, Eyes
 from fairnb.finetune import Alignment
 from fairnb.generate import generate, load_image, look
-from fairnb.guidance import Guidance
+from fairnb.guidance import Guidance, load_guidance
 from fairnb.hspace import from_prompts
 from fairnb.lora import LoRA
 from fairnb.neurons import NeuronSet, load_neurons, locate, save_neurons, union
@@ -88,20 +88,41 @@ def _neurons(pipe: StableDiffusionPipeline, attribute: str, profile: Profile, wo
 
 
 def make_guidance(
-    pipe: StableDiffusionPipeline, eyes: Eyes, words: PromptSet, profile: Profile, name: str, known: dict
+    pipe: StableDiffusionPipeline, eyes: Eyes, words: PromptSet, profile: Profile, name: str
 ) -> tuple[Guidance, float]:
-    """The guidance of an experiment, with an h-classifier for each attribute, and the minutes these took to make; those
-    in `known` are not made again."""
+    """The guidance of an experiment, and the minutes its h-classifiers took to make: one for each attribute, made once
+    for all experiments that ask for the same."""
     experiment = profile.experiments[name]
-    how = {"images": experiment.guidance.images, "sampling": profile.sampling, "seed": profile.seed}
-    for attribute in experiment.shares:
-        if (attribute, how["images"]) not in known:
-            started = time.perf_counter()
-            made = from_prompts(pipe, eyes, attribute, words.prompts("train", experiment.prompts), **how)
-            known[attribute, how["images"]] = made, (time.perf_counter() - started) / 60
-    classifiers, minutes = zip(*(known[attribute, how["images"]] for attribute in experiment.shares), strict=True)
+    made = [_h_classifier(pipe, eyes, attribute, words, profile, experiment) for attribute in experiment.shares]
+    classifiers = [each.classifiers[attribute] for each, attribute in zip(made, experiment.shares, strict=True)]
     settings = experiment.guidance.model_dump(exclude={"images"})
-    return Guidance(list(classifiers), experiment.shares, **settings), sum(minutes)
+    return Guidance(classifiers, experiment.shares, **settings), sum(each.metadata["minutes"] for each in made)
+
+
+def _h_classifier(
+    pipe: StableDiffusionPipeline,
+    eyes: Eyes,
+    attribute: str,
+    words: PromptSet,
+    profile: Profile,
+    experiment: Experiment,
+) -> Guidance:
+    """The file of one h-classifier, a guidance of no strength; trained anew where it is of other settings."""
+    path, state = profile.folder / "experiments" / f"h_{attribute}.safetensors", processes()
+    how = {"images": experiment.guidance.images, "seed": profile.seed}
+    about = how | {"prompts": experiment.prompts, "sampling": profile.sampling.model_dump()}
+    there = path.is_file() and about.items() <= load_guidance(path, pipe.device).metadata.items()
+    state.wait_for_everyone()  # every process has looked before one of them writes
+    if not there:
+        started = time.perf_counter()
+        prompts = words.prompts("train", experiment.prompts)
+        made = from_prompts(pipe, eyes, attribute, prompts, sampling=profile.sampling, **how)
+        about["minutes"] = (time.perf_counter() - started) / 60
+        if state.is_main_process:
+            shares = np.full(len(made.classes), 1 / len(made.classes))
+            Guidance([made], {attribute: shares}, 0.0, reliable=0.0).save(path, about)
+        state.wait_for_everyone()
+    return load_guidance(path, pipe.device)
 
 
 def run_experiment(
@@ -116,7 +137,7 @@ def run_experiment(
     """Train an experiment of the profile, evaluate it, and return its result (also written to result.json).
 
     Everything lies in <profile's folder>/experiments/<name>. What is there is not done again; a killed run goes on.
-    Experiments of the same model, seed and noises may share `known`: originals (see `Alignment`) and h-classifiers.
+    Experiments of the same model, seed and noises may share `known`: originals (see `Alignment`).
     `UserError` when the folder holds a run of other settings.
     """
     experiment, settings = profile.experiments[name], profile.finetune_of(name)
@@ -135,7 +156,7 @@ def run_experiment(
         record = {"experiment": name, "adapter": experiment.adapter, "prompts": experiment.prompts}
         resumed, started, minutes = (folder / "checkpoint.pt").is_file(), time.perf_counter(), None
         if experiment.adapter == "guidance":
-            guidance, minutes = make_guidance(pipe, eyes, words, profile, name, known)
+            guidance, minutes = make_guidance(pipe, eyes, words, profile, name)
             if state.is_main_process:
                 guidance.save(folder / "patch.safetensors", record)
             state.wait_for_everyone()

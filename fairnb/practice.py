@@ -183,7 +183,10 @@ def guide(
         Literal["assigned", "distribution", "sample"], typer.Option(help="What is steered, and how.")
     ] = "assigned",
     strength: Annotated[float, typer.Option(min=0, help="In logits.")] = 30.0,
-    reliable: Annotated[float, typer.Option(min=0, help="Least reliability of a step that is guided.")] = 0.9,
+    reliable: Annotated[
+        float | None,
+        typer.Option(min=0, help="Least reliability of a step that is guided; else .9, or .9 of the best where lower."),
+    ] = None,
     profile: ProfileOption = "mini",
     change: SetOption = None,
 ) -> None:
@@ -214,8 +217,10 @@ def guide(
         shares, pipe = _shares(share, about), _load(settings)
         how = {"images": images, "sampling": settings.sampling, "seed": settings.seed}
         made = from_prompts(pipe, load_eyes(settings, pipe.device), about.name, words.prompts("train"), **how)
-    guidance = Guidance([made], {about.name: shares}, strength, mode=mode, reliable=reliable)
-    guidance.save(out)
+    best = made.reliable.max().item()
+    least = min(0.9, 0.9 * best) if reliable is None else reliable
+    Guidance([made], {about.name: shares}, strength, mode=mode, reliable=least).save(out)
+    typer.echo(f"steps are guided where reliability is {least:.2f} or more; the best has {best:.2f}, chance is .50")
     typer.echo(f"{out}: see it with fairnb show {out}, use it with fairnb generate ... --patch {out}")
 
 

@@ -165,15 +165,25 @@ def test_wrong_experiments_are_refused_before_anything_starts(experiment, messag
         load_profile("mini", {"experiments": {"one": AGE | experiment}})
 
 
-def test_guided_experiments_that_share_a_classifier_count_its_minutes_each(tiny_pipe):
-    guided = {"adapter": "guidance", "shares": {"gender": None}, "prompts": ["occupations"], "guidance": {"images": 4}}
-    P = load_profile(
-        "smoke", {"experiments": {"one": guided, "two": guided | {"guidance": {"images": 4, "strength": 7}}}}
-    )
-    pipe = tiny_pipe()
-    known = {("gender", 4): (random_classifier(pipe), 2.5)}
-    made = [make_guidance(pipe, None, None, P, name, known) for name in ("one", "two")]
-    assert [(guidance.strength, minutes) for guidance, minutes in made] == [(made[0][0].strength, 2.5), (7, 2.5)]
+def test_guided_experiments_share_a_classifier_which_no_failure_loses(tiny_pipe, tmp_path, monkeypatch):
+    guided = {"adapter": "guidance", "shares": {"gender": None}, "prompts": ["occupations"]}
+    how = {"one": {"images": 4, "reliable": 0.95}, "two": {"images": 4, "strength": 7}, "more": {"images": 5}}
+    experiments = {name: guided | {"guidance": each} for name, each in how.items()}
+    P = load_profile("smoke", {"output": str(tmp_path), "experiments": experiments})
+    pipe, words, asked = tiny_pipe(), load_prompt_set(P.prompts), []
+
+    def made(pipe, eyes, attribute, prompts, images, sampling, seed):
+        asked.append(images)
+        return random_classifier(pipe, reliable=(0.5, 0.92))
+
+    monkeypatch.setattr("fairnb.experiments.from_prompts", made)
+    with pytest.raises(UserError, match="its best: 0.92, wanted: 0.95"):
+        make_guidance(pipe, None, words, P, "one")
+    guidance, minutes = make_guidance(pipe, None, words, P, "two")
+    assert asked == [4] and guidance.strength == 7 and minutes > 0
+    assert make_guidance(pipe, None, words, P, "two")[1] == minutes  # of the training, not of reading its file
+    make_guidance(pipe, None, words, P, "more")
+    assert asked == [4, 5]
 
 
 def test_a_contrastive_experiment_trains_on_the_triplets_of_its_folder(mini, tmp_path, monkeypatch):

@@ -210,7 +210,7 @@ def test_a_guidance_from_prompts(tmp_path, capsys):
     prompts["occupations"]["train"] = ["person", "gardener"]
     (tmp_path / "few.json").write_text(json.dumps(prompts))
     out = tmp_path / "gender.safetensors"
-    few = ["--set", f"prompts={tmp_path / 'few.json'}", "--images", "20", "--reliable", "0.5"]
+    few = ["--set", f"prompts={tmp_path / 'few.json'}", "--images", "20"]
     assert call("guide", MINI, *few, "--out", out, *SMALL[:4], "--set", "sampling.steps=4") == 0
     assert call("show", out) == 0
     assert "gender: female 0.5, male 0.5" in capsys.readouterr().out
