@@ -80,7 +80,7 @@ def _guidance(path: str | Path) -> str | None:
     guidance = load_guidance(path, "cpu")
     lines = [
         f"{path}: guided sampling, mode {guidance.mode}, strength {guidance.strength:g}, where reliability is at least "
-        f"{guidance.reliable:g}; {Path(path).stat().st_size / 1e6:.2f} MB"
+        f"{guidance.reliable:.2g}; {Path(path).stat().st_size / 1e6:.2f} MB"
     ]
     for name, each in guidance.classifiers.items():
         shares = _short(dict(zip(each.classes, guidance.shares[name].tolist(), strict=True)))
