@@ -143,7 +143,8 @@ def run_experiment(
     experiment, settings = profile.experiments[name], profile.finetune_of(name)
     folder = profile.folder / "experiments" / name
     plan = {"experiment": experiment.model_dump(), "finetune": settings.model_dump(), "seed": profile.seed}
-    if (folder / "plan.json").is_file() and read_json(folder / "plan.json") != json.loads(json.dumps(plan)):
+    there = {path.name for path in folder.glob("*")} - {"plan.json"}  # a plan alone is that of a refused wish
+    if there and (folder / "plan.json").is_file() and read_json(folder / "plan.json") != json.loads(json.dumps(plan)):
         raise UserError(f"{folder} holds a run of other settings: delete it or choose another output")
     state = processes()
     todo = [not (folder / name).is_file() for name in ("patch.safetensors", "result.json")]

@@ -25,7 +25,7 @@ from fairnb.neurons import load_neurons, union
 from fairnb.pipeline import fingerprint
 from fairnb.profiles import load_profile
 from fairnb.prompts import load_prompt_set
-from fairnb.records import read_records
+from fairnb.records import read_records, write_json
 from tests.test_guidance import classifier as random_classifier
 
 SMALL = {"device": "cpu", "evaluate.images": 2, "evaluate.explicit_images": 1, "locate.k": 0.01}
@@ -46,6 +46,7 @@ def test_an_experiment_is_trained_evaluated_and_not_done_twice(mini, tmp_path):
     )
     eyes = load_eyes(P, "cpu")
     judge, before = load_classifier(P.judge), fingerprint(mini.text_encoder)
+    write_json(P.folder / "experiments" / "one" / "plan.json", {"seed": "of a run that was refused"})
     result = run_experiment(mini, eyes, judge, words, P, "one")
     assert fingerprint(mini.text_encoder) == before
     assert set(result["kinds"]) == {"occupations", "places"} and result["parameters"] == 5 * 96
