@@ -141,7 +141,8 @@ def test_the_shipped_results_are_of_todays_settings():
     P = load_profile("mini")
     results = read_results([Path(P.model) / "experiments.json"])
     there = {(result["experiment"], result["seed"]) for result in results}
-    assert there >= {(f"exp-{number}", seed) for number in range(1, 7) for seed in range(3)}
+    fewer = ("neurons-", "exp-1-")  # of which README says how many seeds it has
+    assert there >= {(name, seed) for name in P.experiments if not name.startswith(fewer) for seed in range(3)}
     for result in results:
         name, made = result["experiment"], result["provenance"]["parameters"]
         assert made["experiments"] == {name: P.experiments[name].model_dump()}, name
