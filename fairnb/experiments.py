@@ -110,7 +110,7 @@ def _h_classifier(
     """The file of one h-classifier, a guidance of no strength; trained anew where it is of other settings."""
     path, state = profile.folder / "experiments" / f"h_{attribute}.safetensors", processes()
     how = {"images": experiment.guidance.images, "seed": profile.seed}
-    about = how | {"prompts": experiment.prompts, "sampling": profile.sampling.model_dump()}
+    about = how | {"model": profile.model, "prompts": experiment.prompts, "sampling": profile.sampling.model_dump()}
     there = path.is_file() and about.items() <= load_guidance(path, pipe.device).metadata.items()
     state.wait_for_everyone()  # every process has looked before one of them writes
     if not there:
