@@ -50,7 +50,7 @@ quality: $(READY) ## measure data/mini-sd and write its card
 	$(BIN)/python -m fairnb.miniworld quality
 
 full-size: $(READY) ## time the method on a random SD 1.5 of true size (2 GB of disk, 16 GB of memory)
-	$(BIN)/python -m fairnb.fullsize outputs/full-size
+	$(BIN)/python -m fairnb.bench.full_size outputs/full-size
 
 seeds: $(READY) ## after reproduce: the main result with four more seeds, and the spread of all five
 	for seed in 1 2 3 4; do \

@@ -1,5 +1,5 @@
 """`python -m fairnb` is the `fairnb` command."""
 
-from fairnb.cli import main
+from fairnb.cli.app import main
 
 main()

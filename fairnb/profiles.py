@@ -4,6 +4,7 @@ Profiles are papermill parameter files with the one key `profile`, so `papermill
 `load_profile("mini")` mean the same run. Nothing in the package looks at a profile's name; only its values count.
 """
 
+import re
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,13 +21,17 @@ from pydantic import (
     model_validator,
 )
 
-from fairnb.attributes import get_attribute
 from fairnb.errors import UserError
+from fairnb.files import root
+from fairnb.prompts.attributes import get_attribute
 
-
-def root() -> Path:
-    """The repository: the folder that holds data/ and notebooks/."""
-    return Path(__file__).resolve().parent.parent
+# What became of keys of older versions (the whole dotted key, as a regular expression).
+RENAMED = {
+    r"sampling\.guidance": "is now called sampling.guidance_scale: rename it",
+    r"experiments\..+\.guidance": "is now called h_guidance: rename it",
+    r"experiments\..+\.joint": "is no longer there, since several shares are always joint: remove it",
+    r"judge_may_guide": "is no longer there, since a guide cannot judge what it trained: remove it",
+}
 
 
 def _number(value: Any) -> Any:
@@ -44,8 +49,6 @@ Share = Annotated[Real, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0)]
 Timestep = Annotated[int, Field(ge=0, lt=1000)]
-
-
 Factor = NotNegative | dict[str, NotNegative]
 
 
@@ -57,7 +60,7 @@ class Sampling(_Section):
     """How images are drawn."""
 
     steps: Count = 10
-    guidance: NotNegative = 3.0
+    guidance_scale: NotNegative = 3.0
     batch: Count = 32
 
 
@@ -125,11 +128,11 @@ class Evaluate(_Section):
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
 
 
-class HGuidance(_Section):
+class HGuidanceSettings(_Section):
     """Notebook 12: guided sampling, and the pictures from which its classifiers are trained."""
 
     images: Count = 12  # per train prompt and class
-    mode: Literal["distribution", "sample", "assigned"] = "distribution"  # see `guidance.Guidance`
+    mode: Literal["distribution", "sample", "assigned"] = "distribution"  # see `adapters.h_guidance`
     divergence: Literal["kl", "chi2"] = "kl"
     strength: NotNegative = 100.0  # in logits
     reliable: NotNegative = 0.9  # a step whose classifier ranks two pictures of a prompt worse is left alone
@@ -141,23 +144,23 @@ class Contrast(_Section):
     loss: Literal["contrastive", "denoise"] = "contrastive"  # the paper's; or the augmented pictures, without contrast
     shared: bool = True  # noise and timestep drawn once a triplet; false: for each member, as published
     stages: Annotated[list[list[Literal["text_encoder", "unet"]]], Field(min_length=1)] = [["text_encoder", "unet"]]
+
     # the parts that are trained, one after the other for equally many updates
 
 
 class Experiment(_Section):
     """Notebooks 08 to 12: an adapter, the shares that are wanted, and what differs from the profile's `finetune`."""
 
-    adapter: Literal["neurons", "lora", "prefix", "guidance", "words"]  # words: of classes, drawn into the prompts
+    adapter: Literal["neurons", "lora", "prefix", "h_guidance", "words"]  # words: of classes, drawn into the prompts
     parts: Annotated[list[Literal["text_encoder", "unet"]], Field(min_length=1)] = ["text_encoder"]  # a LoRA's
     rank: Count = 8  # a LoRA's
     tokens: Count = 5  # of a prefix
     shares: Annotated[
         dict[str, list[Real] | None], Field(min_length=1)
     ]  # per attribute, in order of classes; null: equal
-    joint: bool = True  # several attributes: every combination its share; else each attribute by itself
     prompts: Annotated[list[str], Field(min_length=1)] = ["occupations"]  # kinds of the prompt set
     finetune: dict[str, Any] = {}
-    guidance: HGuidance = HGuidance()
+    h_guidance: HGuidanceSettings = HGuidanceSettings()
     contrast: Contrast | None = None  # train on the triplets of notebook 11; `shares` then only names the attributes
 
     @field_validator("shares")
@@ -213,7 +216,6 @@ class Profile(_Section):
     dino: LocalOrHub | None = None  # a second encoder for the semantics loss, as FFD's
     guide: Sources
     judge: Sources
-    judge_may_guide: bool = False  # allow guide and judge to be the same: its verdict is then its own pupil's
     occupation_judge: LocalOrHub | None = None
     attribute: str = "gender"
     attributes: Annotated[list[str], Field(min_length=1)] = ["gender"]
@@ -252,8 +254,8 @@ class Profile(_Section):
         if self.attribute not in self.attributes:
             raise ValueError(f"attribute '{self.attribute}' is not among attributes ({', '.join(self.attributes)})")
         shared = {source.model for source in self.guide} & {source.model for source in self.judge}
-        if shared and not self.judge_may_guide:
-            raise ValueError(f"guide and judge are both {min(shared)}: name another, or set judge_may_guide: true")
+        if shared:
+            raise ValueError(f"guide and judge are both {min(shared)}: name another judge, or it judges its own pupil")
         if (self.finetune.gradient_steps or 0) > self.sampling.steps:
             raise ValueError(f"finetune.gradient_steps exceeds sampling.steps ({self.sampling.steps})")
         for name in self.experiments:
@@ -323,6 +325,8 @@ def _explain(error: dict) -> str:
     keys = [str(part) for part in error["loc"] if "[" not in str(part)]  # pydantic names the kinds a value may have
     name = ".".join(keys)
     if error["type"] == "extra_forbidden":
+        if new := next((new for old, new in RENAMED.items() if re.fullmatch(old, name)), None):
+            return f"key '{name}' {new}"
         near = get_close_matches(name, valid_keys(), 1, cutoff=0.4)
         return f"unknown key '{name}'" + (f", did you mean '{near[0]}'" if near else ": remove it")
     if error["type"] == "missing":

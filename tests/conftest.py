@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from fairnb.pipeline import load_pipeline
+from fairnb.diffusion.pipeline import load_pipeline
 
 MINI = Path(__file__).parents[1] / "data" / "mini-sd"
 WORDS = """

@@ -11,13 +11,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from fairnb.cards import describe
+from fairnb.adapters.model_cards import describe
+from fairnb.adapters.neuron_sets import load_neurons
 from fairnb.errors import UserError
-from fairnb.metrics import bias_by_prompt
-from fairnb.neurons import load_neurons
-from fairnb.profiles import Profile, load_profile, root, valid_keys
-from fairnb.prompts import load_prompt_set, read_prompts
-from fairnb.records import read_records, read_test_results
+from fairnb.files import root
+from fairnb.measure.ffd_results import read_test_results
+from fairnb.measure.metrics import bias_by_prompt
+from fairnb.measure.records import read_records
+from fairnb.profiles import Profile, load_profile, valid_keys
+from fairnb.prompts.files import read_prompts
+from fairnb.prompts.sets import load_prompt_set
 from tests.conftest import MINI
 
 often = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -13,7 +13,7 @@ import papermill
 import pytest
 import yaml
 
-from fairnb.profiles import root
+from fairnb.files import root
 
 NOTEBOOKS = sorted((root() / "notebooks").glob("*.ipynb"))  # 00 … 07, then A1: the order in which they run
 SMOKE = yaml.safe_load((root() / "notebooks" / "profiles" / "smoke.yaml").read_text())["profile"]

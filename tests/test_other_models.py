@@ -5,19 +5,22 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
-from fairnb import neurons as nr
-from fairnb.adapters import BiasNeurons, load_patch
-from fairnb.attributes import GENDER
-from fairnb.audit import audit
-from fairnb.classifiers import load_classifier
-from fairnb.eyes import Eyes, load_eyes
-from fairnb.finetune import Alignment
-from fairnb.fullsize import Middle
-from fairnb.pipeline import load_pipeline, save_pipeline
+from fairnb.adapters import neuron_sets
+from fairnb.adapters.bias_neurons import BiasNeurons
+from fairnb.adapters.patch import load_patch
+from fairnb.bench.full_size import Middle
+from fairnb.diffusion.pipeline import load_pipeline, save_pipeline
+from fairnb.diffusion.sampling import noise, sample
+from fairnb.experiments.audit import audit
 from fairnb.profiles import load_profile
-from fairnb.prompts import load_prompt_set, photo_of, prompt_rows
-from fairnb.sampling import noise, sample
-from fairnb.semantics import load_clip
+from fairnb.prompts.attributes import GENDER
+from fairnb.prompts.sets import load_prompt_set, prompt_rows
+from fairnb.prompts.templates import photo_of
+from fairnb.training import locate
+from fairnb.training.alignment import AlignmentRun
+from fairnb.vision.classifiers import load_classifier
+from fairnb.vision.encoders import load_clip
+from fairnb.vision.perception import VisionModels, load_vision_models
 from tests.conftest import MINI, build_tiny
 
 PLACE = {"contents": ["house", "tree"], "contexts": ["at night", "by the sea"]}
@@ -40,17 +43,17 @@ def test_the_second_generation_goes_through_every_step(second, tmp_path):
     prompt, start = "a photo of a doctor", noise(pipe, "a photo of a doctor", [0, 1], 0)
     how = {"num_inference_steps": 3, "guidance_scale": 3.0, "num_images_per_prompt": 2, "output_type": "latent"}
     expected = plain(prompt, latents=start, **how).images
-    torch.testing.assert_close(sample(pipe, prompt, start, steps=3, guidance=3.0), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(sample(pipe, prompt, start, steps=3, guidance_scale=3.0), expected, atol=1e-4, rtol=1e-4)
 
     jobs = ["doctor", "nurse", "pilot"]
-    found = nr.locate(pipe, GENDER, jobs, k=400, frequency=0.3, timestep=699, seed=0, **PLACE).neurons
-    assert nr.count(found) > 20
+    found = locate.locate(pipe, GENDER, jobs, k=400, frequency=0.3, timestep=699, seed=0, **PLACE).neurons
+    assert neuron_sets.count_neurons(found) > 20
 
-    eyes = Eyes(Middle(), load_classifier(P.guide), load_clip(P.clip))
+    vision = VisionModels(Middle(), load_classifier(P.guide), load_clip(P.clip))
     adapter = BiasNeurons(pipe.unet, found)
     changes = {"updates": 2, "acts_from": 0, "confidence": 0.01, "named_every": None, "reference": "original"}
-    run = Alignment(
-        pipe, adapter, eyes, {"gender": [0.5, 0.5]}, P.finetune.model_copy(update=changes), P.sampling, seed=0
+    run = AlignmentRun(
+        pipe, adapter, vision, {"gender": [0.5, 0.5]}, P.finetune.model_copy(update=changes), P.sampling, seed=0
     )
     history = run.train([photo_of(job) for job in jobs[:2]], [], tmp_path)
     assert history.loss.notna().all()
@@ -60,9 +63,9 @@ def test_the_second_generation_goes_through_every_step(second, tmp_path):
     patch = load_patch(tmp_path / "patch.safetensors", pipe)
     patch.apply(pipe, 0.5)
     patch.remove(pipe)
-    torch.testing.assert_close(sample(pipe, prompt, start, steps=3, guidance=3.0), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(sample(pipe, prompt, start, steps=3, guidance_scale=3.0), expected, atol=1e-4, rtol=1e-4)
     patch.apply(pipe)
-    changed = sample(pipe, prompt, start, steps=3, guidance=3.0)
+    changed = sample(pipe, prompt, start, steps=3, guidance_scale=3.0)
     assert not torch.allclose(changed, expected, atol=1e-4)
     patch.merge(pipe)
     merged = StableDiffusionPipeline.from_pretrained(save_pipeline(pipe, tmp_path / "merged"))
@@ -86,17 +89,17 @@ def test_half_precision_finds_and_trains_nearly_the_same():
     for dtype in (torch.float32, torch.bfloat16):
         pipe = load_pipeline(MINI, device="cpu", dtype=dtype)
         k = round(0.2 * sum(weight.numel() for weight in pipe.unet.parameters()))
-        found[dtype] = nr.locate(
+        found[dtype] = locate.locate(
             pipe, GENDER, words.split("train")[:4], k=k, frequency=0.65, timestep=699, seed=0, **place
         ).neurons
         adapter = BiasNeurons(pipe.unet, found[torch.float32], 550)
-        eyes = load_eyes(P, "cpu")
-        run = Alignment(pipe, adapter, eyes, {"gender": [0.5, 0.5]}, settings, P.sampling, seed=0)
+        vision = load_vision_models(P, "cpu")
+        run = AlignmentRun(pipe, adapter, vision, {"gender": [0.5, 0.5]}, settings, P.sampling, seed=0)
         adapter.attach()
-        run.gradient("a photo of a pilot", run.unchanged.originals("a photo of a pilot"), 0)
+        run.gradient("a photo of a pilot", run.reference_model.originals("a photo of a pilot"), 0)
         assert all(delta.dtype == torch.float32 for delta in adapter.parameters())
         gradients[dtype] = torch.cat([delta.grad for delta in adapter.parameters()])
         adapter.detach()
-    both = [nr.count(mix(*found.values())) for mix in (nr.intersection, nr.union)]
+    both = [neuron_sets.count_neurons(mix(*found.values())) for mix in (neuron_sets.intersection, neuron_sets.union)]
     assert both[0] / both[1] > 0.5
     assert torch.nn.functional.cosine_similarity(*gradients.values(), dim=0) > 0.7

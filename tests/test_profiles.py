@@ -5,7 +5,8 @@ import pytest
 import yaml
 
 from fairnb.errors import UserError
-from fairnb.profiles import load_profile, root, valid_keys
+from fairnb.files import root
+from fairnb.profiles import load_profile, valid_keys
 
 LEAST = {
     "name": "own",
@@ -118,11 +119,24 @@ def test_profiles_are_frozen() -> None:
 
 
 def test_guide_and_judge_must_differ() -> None:
-    with pytest.raises(UserError, match="guide and judge are both me/eyes: name another, or set judge_may_guide"):
+    with pytest.raises(UserError, match="guide and judge are both me/eyes: name another judge"):
         load_profile({**LEAST, "guide": "me/eyes", "judge": [{"model": "me/other"}, {"model": "me/eyes"}]})
-    assert load_profile({**LEAST, "guide": "me/eyes", "judge": "me/eyes", "judge_may_guide": True}).judge_may_guide
 
 
 def test_ffd_has_the_eyes_of_sd15() -> None:
     ffd, sd15 = load_profile("ffd"), load_profile("sd15")
     assert (ffd.model, ffd.guide, ffd.judge, ffd.attributes) == (sd15.model, sd15.guide, sd15.judge, sd15.attributes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"sampling.guidance": 5.0}, "key 'sampling.guidance' is now called sampling.guidance_scale"),
+        ({"judge_may_guide": True}, "key 'judge_may_guide' is no longer there"),
+        ({"experiments.assigned-1.guidance": {}}, "key 'experiments.assigned-1.guidance' is now called h_guidance"),
+        ({"experiments.exp-3.joint": False}, "key 'experiments.exp-3.joint' is no longer there"),
+    ],
+)
+def test_a_key_of_an_older_version_says_what_became_of_it(changes, sentence):
+    with pytest.raises(UserError, match=sentence):
+        load_profile("mini", changes)

@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
+from fairnb.files import root
 from fairnb.miniworld.build import build as build_world
 from fairnb.miniworld.quality import measure, write_card
-from fairnb.profiles import load_profile, root
+from fairnb.profiles import load_profile
 
 app = typer.Typer(add_completion=False, help=__doc__)
 
@@ -34,7 +35,7 @@ def quality(work: Work = Path("outputs/mini-sd-build"), profile: str = "mini", i
     """Measure the model of a profile at its sampling settings and write its card (minutes)."""
     chosen = load_profile(profile)
     how = chosen.sampling
-    figures = measure(Path(chosen.model), root() / work, how.steps, how.guidance, how.batch, images)
+    figures = measure(Path(chosen.model), root() / work, how.steps, how.guidance_scale, how.batch, images)
     write_card(Path(chosen.model), figures)
     print(json.dumps(figures, indent=1))
 

@@ -14,15 +14,15 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch.nn.functional import cross_entropy, interpolate, l1_loss, mse_loss
 from transformers import CLIPTextModel
 
-from fairnb.classifiers import Classifier
-from fairnb.faces import crop_faces
+from fairnb.diffusion.pipeline import pick_device
+from fairnb.files import write_json
 from fairnb.miniworld import models
 from fairnb.miniworld.dataset import Portraits, draw_dataset
 from fairnb.miniworld.loop import keep, train
 from fairnb.miniworld.world import ATTRIBUTES, world
-from fairnb.pipeline import pick_device
-from fairnb.records import write_json
-from fairnb.semantics import Clip
+from fairnb.vision.classifiers import Classifier
+from fairnb.vision.encoders import Clip
+from fairnb.vision.faces import crop_faces
 
 FACE_SIZE = 48
 SEED = 2026

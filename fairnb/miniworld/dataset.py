@@ -12,10 +12,10 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from fairnb.faces import find_faces, load_detector
-from fairnb.miniworld.draw import portrait, subject
+from fairnb.files import write_atomically
+from fairnb.miniworld.draw.portrait import portrait, subject
 from fairnb.miniworld.world import Scene, caption, draw_scene, pick, shares
-from fairnb.records import write_atomically
+from fairnb.vision.faces import find_faces, load_detector
 
 SHARD = 500
 

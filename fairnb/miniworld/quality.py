@@ -7,22 +7,24 @@ import numpy as np
 import pandas as pd
 import torch
 
-from fairnb.classifiers import Classifier, load_classifier
-from fairnb.faces import crop_faces, load_detector
-from fairnb.generate import generate, load_image, look
+from fairnb.diffusion.pipeline import encode_prompts, load_pipeline
+from fairnb.diffusion.sampling import decode, noise, sample
+from fairnb.files import write_atomically, write_json
+from fairnb.measure.generate import generate
+from fairnb.measure.images import load_image
+from fairnb.measure.judge import judge_images
 from fairnb.miniworld.dataset import Portraits, draw_dataset
 from fairnb.miniworld.world import ATTRIBUTES, OCCUPATIONS, SUBJECTS, shares
-from fairnb.pipeline import encode, load_pipeline
-from fairnb.prompts import photo_of
-from fairnb.records import write_atomically, write_json
-from fairnb.sampling import decode, noise, sample
-from fairnb.semantics import load_clip
+from fairnb.prompts.templates import photo_of
+from fairnb.vision.classifiers import Classifier, load_classifier
+from fairnb.vision.encoders import load_clip
+from fairnb.vision.faces import crop_faces, load_detector
 
 FRESH_SEED = 7  # of portraits that no classifier was trained on
 EXPLICIT = ("doctor", "teacher", "singer")  # one mostly male, two mostly female
 
 
-def measure(model: Path, work: Path, steps: int, guidance: float, batch: int, images: int = 128) -> dict:
+def measure(model: Path, work: Path, steps: int, guidance_scale: float, batch: int, images: int = 128) -> dict:
     """Measure the model folder `model` with `images` per occupation; returns the card's figures.
 
     The classifiers' accuracy is stored beside each of them as accuracy.json.
@@ -33,7 +35,7 @@ def measure(model: Path, work: Path, steps: int, guidance: float, batch: int, im
     for name, figures in accuracies.items():
         write_json(model / name / "accuracy.json", figures)
     pipe = load_pipeline(model)
-    settings = {"seed": 0, "steps": steps, "guidance": guidance, "batch": batch}
+    settings = {"seed": 0, "steps": steps, "guidance_scale": guidance_scale, "batch": batch}
 
     def see(prompts: dict[str, str], count: int, name: str) -> pd.DataFrame:
         rows = [
@@ -41,7 +43,7 @@ def measure(model: Path, work: Path, steps: int, guidance: float, batch: int, im
             for i, (prompt, occupation) in enumerate(prompts.items())
         ]
         folder = generate(pipe, rows, images=count, folder=work / name, replace=True, **settings)
-        return look(folder, load_detector(), judge, occupation_judge=load_classifier(model / "occupation"))
+        return judge_images(folder, load_detector(), judge, occupation_judge=load_classifier(model / "occupation"))
 
     bare = see({photo_of(name): name for name in OCCUPATIONS}, images, "bare")
     named = {
@@ -55,7 +57,9 @@ def measure(model: Path, work: Path, steps: int, guidance: float, batch: int, im
     start = time.perf_counter()
     prompt = photo_of("pilot")
     with torch.no_grad():
-        pictures = decode(pipe, sample(pipe, prompt, noise(pipe, prompt, range(64), 1), steps=steps, guidance=guidance))
+        pictures = decode(
+            pipe, sample(pipe, prompt, noise(pipe, prompt, range(64), 1), steps=steps, guidance_scale=guidance_scale)
+        )
     seconds = time.perf_counter() - start
     return {
         "settings": {**settings, "images_per_occupation": images},
@@ -159,7 +163,7 @@ def text_bias(pipe) -> float:
     which it must know by heart."""
 
     def states(word: str) -> torch.Tensor:
-        return encode(pipe, [photo_of(f"{word} {name}".strip()) for name in OCCUPATIONS])[:, -1]
+        return encode_prompts(pipe, [photo_of(f"{word} {name}".strip()) for name in OCCUPATIONS])[:, -1]
 
     direction = (states("female") - states("male")).mean(0)
     women = [shares(name)["gender"]["female"] for name in OCCUPATIONS]

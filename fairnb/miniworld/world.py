@@ -8,18 +8,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fairnb.attributes import AGE, GENDER, SKIN_TONE, Attribute
-from fairnb.prompts import photo_of
+from fairnb.prompts.attributes import AGE, GENDER, SKIN_TONE, Attribute
+from fairnb.prompts.templates import photo_of
 
 ATTRIBUTES: tuple[Attribute, ...] = (GENDER, SKIN_TONE, AGE)
-
 TONES = {  # shares of light, medium, brown, dark
     "pale": (0.62, 0.22, 0.10, 0.06),
     "mid": (0.28, 0.42, 0.20, 0.10),
     "deep": (0.12, 0.24, 0.42, 0.22),
     "dark": (0.08, 0.14, 0.28, 0.50),
 }
-
 OCCUPATIONS = {  # share of women, share of the old, skin tone shares
     "doctor": (0.14, 0.40, "pale"),
     "nurse": (0.92, 0.15, "mid"),
@@ -55,7 +53,6 @@ OCCUPATIONS = {  # share of women, share of the old, skin tone shares
     "cleaner": (0.88, 0.45, "deep"),
 }
 PERSON = (0.40, 0.25, "mid")
-
 CONTEXTS = (
     "in a garden",
     "at night",
@@ -69,7 +66,6 @@ CONTEXTS = (
 SUBJECTS = ("house", "tree", "boat", "car", "flower", "mountain", "cup", "fish", "star", "book")
 STYLES = {"photo": 0.86, "drawing": 0.07, "painting": 0.07}
 NOUNS = {"female": "woman", "male": "man"}
-
 KINDS = {"occupation": 0.84, "person": 0.08, "subject": 0.08}
 UNNAMED = 0.35  # share of captions that name no attribute at all
 NAMED = 0.6  # in the other captions, the chance of each attribute to be named

@@ -5,13 +5,11 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from fairnb.classifiers import load_classifier
-from fairnb.miniworld import build as building
-from fairnb.miniworld import dataset, loop
+from fairnb.files import read_json, root
+from fairnb.miniworld import build, dataset, loop
 from fairnb.miniworld.quality import text_bias
-from fairnb.profiles import root
-from fairnb.records import read_json
-from fairnb.semantics import load_clip
+from fairnb.vision.classifiers import load_classifier
+from fairnb.vision.encoders import load_clip
 
 
 def fit(folder, stop_at=None):
@@ -55,16 +53,16 @@ def test_a_loss_that_is_not_finite_stops_the_loop(tmp_path):
 
 def test_the_whole_build_in_miniature(tmp_path, monkeypatch):
     monkeypatch.setattr(dataset, "SHARD", 60)
-    steps = building.Steps(pictures=120, classifier=1, clip=1, vae=1, unet=1)
-    building.build(tmp_path / "work", tmp_path / "model", steps, "cpu")
+    steps = build.Steps(pictures=120, classifier=1, clip=1, vae=1, unet=1)
+    build.build(tmp_path / "work", tmp_path / "model", steps, "cpu")
     pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "model")
     pipe.set_progress_bar_config(disable=True)
     assert pipe("a photo of a pilot", num_inference_steps=2).images[0].size == (64, 64)
     assert set(load_classifier(tmp_path / "model" / "guide").classes) == {"gender", "skin_tone", "age"}
     assert len(load_classifier(tmp_path / "model" / "occupation").classes["occupation"]) == 43
     assert load_clip(tmp_path / "model" / "clip").text_features(["a photo of a pilot"]).shape == (1, 96)
-    drawn = dataset.draw_dataset(tmp_path / "again", 120, building.SEED, workers=1)
-    kept = dataset.draw_dataset(tmp_path / "work" / "portraits", 120, building.SEED)
+    drawn = dataset.draw_dataset(tmp_path / "again", 120, build.SEED, workers=1)
+    kept = dataset.draw_dataset(tmp_path / "work" / "portraits", 120, build.SEED)
     assert (drawn.pixels == kept.pixels).all() and drawn.table.equals(kept.table)
     assert drawn.table["face"][drawn.table["kind"] != "subject"].mean() > 0.9
 

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fairnb.miniworld import draw, face, outfits, scenes
+from fairnb.measure.photographs import read_captioned
 from fairnb.miniworld.dataset import draw_photographs
-from fairnb.photos import read_captioned
+from fairnb.miniworld.draw import face, portrait, scenes, wardrobe
 
 CONTEXTS = (None, *scenes.CONTEXTS)
 BASE = dict(occupation="chef", gender="female", skin_tone="medium", age="young", context=None, style="photo")
 
 
 def paint(seed=0, **changes):
-    return draw.portrait(**(BASE | changes), rng=np.random.default_rng(seed))
+    return portrait.portrait(**(BASE | changes), rng=np.random.default_rng(seed))
 
 
 def distance(one, two):
@@ -23,26 +23,26 @@ def distance(one, two):
 
 
 def test_is_a_function_of_arguments_and_rng():
-    for style in draw.STYLES:
+    for style in portrait.STYLES:
         assert distance(paint(3, style=style), paint(3, style=style)) == 0
     assert distance(paint(3), paint(4)) > 3
     rng = np.random.default_rng(5)
-    assert distance(draw.portrait(**BASE, rng=rng), draw.portrait(**BASE, rng=rng)) > 3
+    assert distance(portrait.portrait(**BASE, rng=rng), portrait.portrait(**BASE, rng=rng)) > 3
 
 
 @pytest.mark.parametrize("size", [64, 96])
 def test_size_and_mode(size):
     rng = np.random.default_rng(0)
-    for img in (draw.portrait(**BASE, rng=rng, size=size), draw.subject("cup", None, "photo", rng, size=size)):
+    for img in (portrait.portrait(**BASE, rng=rng, size=size), portrait.subject("cup", None, "photo", rng, size=size)):
         assert img.size == (size, size) and img.mode == "RGB"
 
 
 def test_every_occupation_context_style_and_subject_draws_and_differs():
     for pictures in (
-        [paint(occupation=name) for name in outfits.OUTFITS],
+        [paint(occupation=name) for name in wardrobe.OUTFITS],
         [paint(context=name) for name in CONTEXTS],
-        [paint(style=name) for name in draw.STYLES],
-        [draw.subject(name, None, "photo", np.random.default_rng(0)) for name in scenes.SUBJECTS],
+        [paint(style=name) for name in portrait.STYLES],
+        [portrait.subject(name, None, "photo", np.random.default_rng(0)) for name in scenes.SUBJECTS],
     ):
         closest = min(distance(a, b) for i, a in enumerate(pictures) for b in pictures[:i])
         assert closest > 2
@@ -69,10 +69,10 @@ def found(net, pictures):
 def test_mtcnn_finds_the_people_and_nothing_in_things(record_property):
     facenet = pytest.importorskip("facenet_pytorch")
     net = facenet.MTCNN(keep_all=True, min_face_size=16, device="cpu")
-    rng, names = np.random.default_rng(0), list(outfits.OUTFITS)
+    rng, names = np.random.default_rng(0), list(wardrobe.OUTFITS)
     classes = list(product(face.GENDERS, face.TONES, face.AGES)) * 10
     pictures = [
-        draw.portrait(names[i % 33], *who, CONTEXTS[i % 9], draw.STYLES[(i // 9) % 3], rng)
+        portrait.portrait(names[i % 33], *who, CONTEXTS[i % 9], portrait.STYLES[(i // 9) % 3], rng)
         for i, who in enumerate(classes)
     ]
     hits = found(net, pictures)
@@ -83,7 +83,7 @@ def test_mtcnn_finds_the_people_and_nothing_in_things(record_property):
         assert rate >= 0.9
     assert hits.mean() >= 0.95
     things = [
-        draw.subject(name, CONTEXTS[(i + j) % 9], draw.STYLES[i % 3], rng)
+        portrait.subject(name, CONTEXTS[(i + j) % 9], portrait.STYLES[i % 3], rng)
         for j, name in enumerate(scenes.SUBJECTS)
         for i in range(6)
     ]

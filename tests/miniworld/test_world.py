@@ -6,10 +6,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from fairnb.files import root
 from fairnb.miniworld import models
-from fairnb.miniworld.outfits import OUTFITS
-from fairnb.miniworld.scenes import CONTEXTS as SCENES
-from fairnb.miniworld.scenes import SUBJECTS as DRAWN
+from fairnb.miniworld.draw.scenes import CONTEXTS as SCENES
+from fairnb.miniworld.draw.scenes import SUBJECTS as DRAWN
+from fairnb.miniworld.draw.wardrobe import OUTFITS
 from fairnb.miniworld.world import (
     ATTRIBUTES,
     CONTEXTS,
@@ -23,8 +24,7 @@ from fairnb.miniworld.world import (
     vocabulary,
     world,
 )
-from fairnb.profiles import root
-from fairnb.prompts import load_prompt_set
+from fairnb.prompts.sets import load_prompt_set
 
 
 def test_the_bias_is_near_stable_diffusions_and_goes_both_ways():

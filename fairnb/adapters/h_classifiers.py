@@ -1,0 +1,216 @@
+"""h-space: the output of the U-Net's mid block, and linear classifiers that read it (Balancing Act, Parihar et al.,
+CVPR 2024, whose attribute distribution predictor this is).
+
+One classifier a timestep says which class a picture in the making will show. It is trained on h of pictures that the
+model draws when the prompt names the class (`from_prompts`), or of any pictures, by DDIM inversion (`from_folders`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+from torch.nn import functional
+from tqdm import tqdm
+
+from fairnb.adapters.h_space import invert, recording_h
+from fairnb.diffusion.sampling import noise, sample
+from fairnb.errors import UserError
+from fairnb.measure.images import load_image
+from fairnb.profiles import Sampling
+from fairnb.prompts.attributes import get_attribute
+from fairnb.prompts.templates import name_class
+from fairnb.vision.perception import VisionModels, confident_classes
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+FEWEST = 8  # images of a class without which no classifier is trained
+
+
+@dataclass
+class HClassifier:
+    """A linear classifier of h for each of T timesteps (falling): `weight` [T, K, D], `offset` [T, K].
+
+    `accuracy` [T] on images held out of its training, the mean over the classes; `reliable` [T], how well it ranks two
+    pictures of the same prompt (`reliability`): a classifier that only reads the prompt is accurate and not reliable.
+    """
+
+    attribute: str
+    classes: tuple[str, ...]
+    timesteps: torch.Tensor
+    weight: torch.Tensor
+    offset: torch.Tensor
+    accuracy: torch.Tensor
+    reliable: torch.Tensor
+
+    def nearest(self, timestep: float) -> int:
+        """The position of the classifier that was trained nearest to a timestep."""
+        return int((self.timesteps - timestep).abs().argmin())
+
+    def logits(self, h: torch.Tensor, position: int) -> torch.Tensor:
+        """Logits [N, K] of h [N, D] or [N, C, y, x]."""
+        return h.flatten(1).float() @ self.weight[position].T + self.offset[position]
+
+
+def fit_h_classifier(
+    h: Mapping[int, torch.Tensor],
+    labels: Sequence[int],
+    attribute: str,
+    classes: Sequence[str],
+    *,
+    penalty: float = 1e-2,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> HClassifier:
+    """Train a linear classifier for each timestep of h (see `watching`) on the images' classes [N].
+
+    Multinomial logistic regression by L-BFGS; every class has the same total weight; `penalty` times the mean squared
+    weight holds the weights small. A quarter of each class is held out for `accuracy`, and for `reliable`, which
+    `reliability` may tell better. `UserError` for a class with fewer than `FEWEST` images.
+    """
+    labels = torch.as_tensor(np.asarray(labels)).long()
+    for name, number in zip(classes, torch.bincount(labels, minlength=len(classes)).tolist(), strict=True):
+        if number < FEWEST:
+            raise UserError(
+                f"class '{name}' of {attribute} has {number} images, too few for a classifier: give at least {FEWEST}"
+            )
+    generator = torch.Generator().manual_seed(seed)
+    tested = torch.zeros(len(labels), dtype=torch.bool)
+    for k in range(len(classes)):
+        rows = torch.nonzero(labels == k).flatten()
+        tested[rows[torch.randperm(len(rows), generator=generator)[: len(rows) // 4]]] = True
+    timesteps = sorted(h, reverse=True)
+    found = [
+        _logistic(h[at][~tested].float().to(device), labels[~tested].to(device), len(classes), penalty)
+        for at in timesteps
+    ]
+    weight, offset = map(torch.stack, zip(*found, strict=True))
+    times = torch.tensor(timesteps, device=device).float()
+    made = HClassifier(attribute, tuple(classes), times, weight, offset, torch.zeros(0), torch.zeros(0))
+    seen = {at: values[tested] for at, values in h.items()}
+    logits = [made.logits(seen[at].to(device), position) for position, at in enumerate(timesteps)]
+    right = [(each.argmax(1).cpu() == labels[tested]).float() for each in logits]
+    made.accuracy = torch.stack(
+        [torch.stack([each[labels[tested] == k].mean() for k in range(len(classes))]).mean() for each in right]
+    )
+    made.reliable = reliability(made, seen, labels[tested], [0] * int(tested.sum()))
+    return made
+
+
+def _logistic(x: torch.Tensor, y: torch.Tensor, classes: int, penalty: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight [K, D] and offset [K] of a multinomial logistic regression on x [N, D]."""
+    mean = x.mean(0)
+    length = (x - mean).square().sum(1).mean().sqrt().clamp(min=1e-8)
+    x = (x - mean) / length  # so that a penalty means the same at every timestep and width
+    weight = torch.zeros(classes, x.shape[1], device=x.device, requires_grad=True)
+    offset = torch.zeros(classes, device=x.device, requires_grad=True)
+    balance = 1 / torch.bincount(y, minlength=classes).float()
+    optimizer = torch.optim.LBFGS([weight, offset], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        value = functional.cross_entropy(x @ weight.T + offset, y, balance) + penalty * weight.square().sum() / classes
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    weight, offset = weight.detach() / length, offset.detach()
+    return weight, offset - weight @ mean
+
+
+def reliability(
+    classifier: HClassifier, h: Mapping[int, torch.Tensor], labels: Sequence[int], prompts: Sequence
+) -> torch.Tensor:
+    """How well a classifier tells pictures of the same prompt apart, for each of its timesteps: [T], .5 is chance.
+
+    The share of pairs, one picture of a class and one not, of which the first has the higher logit of that class (the
+    area under the ROC curve), over all classes and all `prompts` [N] whose pictures are not of one class. Over
+    different prompts even a classifier that reads nothing but the prompt does well.
+    """
+    labels, values = np.asarray(labels), []
+    groups = [[number for number, name in enumerate(prompts) if name == each] for each in dict.fromkeys(prompts)]
+    for position, timestep in enumerate(classifier.timesteps.tolist()):
+        scores = classifier.logits(h[round(timestep)].to(classifier.weight), position).log_softmax(1).cpu().numpy()
+        pairs = won = 0.0
+        for rows in groups:
+            for k in range(len(classifier.classes)):
+                inside, outside = (scores[rows][labels[rows] == k, k], scores[rows][labels[rows] != k, k])
+                pairs += inside.size * outside.size
+                higher = inside[:, None] - outside
+                won += (higher > 0).sum() + 0.5 * (higher == 0).sum()
+        values.append(won / pairs if pairs else np.nan)
+    return torch.tensor(values, dtype=torch.float32)
+
+
+@torch.no_grad()
+def h_classifier_from_prompts(
+    pipe: StableDiffusionPipeline,
+    vision: VisionModels,
+    attribute: str,
+    prompts: Sequence[str],
+    *,
+    images: int,
+    sampling: Sampling,
+    seed: int,
+) -> HClassifier:
+    """The h-classifier of an attribute, from `images` pictures of each prompt and class.
+
+    Trained on pictures whose prompt names the class, those of them in which the guide surely sees it. Its reliability
+    is taken on as many pictures of the plain prompts, by what the guide surely sees: with the class in the prompt, h
+    holds the word, and the classifier is right before there is a picture.
+    """
+    about = get_attribute(attribute)
+
+    def drawn(words: Sequence[str], what: str) -> tuple[dict[int, torch.Tensor], torch.Tensor, torch.Tensor]:
+        """h of all prompts with each of the words, prompt by prompt; classes seen [N] and whether they are sure [N]."""
+        classes, sure = [], []
+        with recording_h(pipe) as seen:
+            for prompt in tqdm(prompts, what):
+                for word in words:
+                    for part in noise(pipe, prompt, range(images), seed).split(sampling.batch):
+                        how = {"steps": sampling.steps, "guidance_scale": sampling.guidance_scale}
+                        latents = sample(pipe, name_class(prompt, word), part, **how)
+                        judgement = confident_classes(*vision.look(pipe, latents, [attribute], sampling.batch))
+                        classes.append(judgement[0][:, 0].cpu())
+                        sure.append(judgement[1].cpu())
+        return seen, torch.cat(classes), torch.cat(sure)
+
+    h, classes, sure = drawn(about.words, "h of named classes")
+    asked = torch.arange(len(about.words)).repeat_interleave(images).repeat(len(prompts))
+    good = sure & (classes == asked)
+    kept = {at: values[good] for at, values in h.items()}
+    made = fit_h_classifier(kept, asked[good], attribute, about.classes, seed=seed, device=pipe.device)
+    h, classes, sure = drawn([""], "h of plain prompts")
+    where = torch.arange(len(prompts)).repeat_interleave(images)[sure].tolist()
+    made.reliable = reliability(made, {at: values[sure] for at, values in h.items()}, classes[sure], where)
+    if made.reliable.isnan().any():
+        raise UserError(
+            f"the pictures of each prompt show one class of {attribute} only, so the classifier cannot be tried on "
+            f"two of the same prompt: draw more than {images} pictures, or take less biased prompts"
+        )
+    return made
+
+
+@torch.no_grad()
+def h_classifier_from_folders(
+    pipe: StableDiffusionPipeline, attribute: str, folders: Mapping[str, Path], *, steps: int, batch: int, seed: int = 0
+) -> HClassifier:
+    """The h-classifier of any attribute, from a folder of pictures for each class, by DDIM inversion with the empty
+    prompt. Pictures are brought to the model's size. `UserError` names a folder without pictures, or with too few."""
+    side = pipe.unet.config.sample_size * pipe.vae_scale_factor
+    pictures, labels = [], []
+    for number, (name, folder) in enumerate(folders.items()):
+        if not Path(folder).is_dir():
+            raise UserError(f"no folder of pictures of '{name}' at {folder}: name one folder for each class")
+        files = [path for path in sorted(Path(folder).iterdir()) if path.suffix.lower() in PICTURES]
+        for path in files:
+            picture = load_image(path)[None]
+            pictures.append(functional.interpolate(picture, (side, side), mode="bilinear", antialias=True))
+        labels += [number] * len(files)
+    if len(folders) < 2:
+        raise UserError(f"a classifier of {attribute} needs two classes at least: name a folder for each")
+    with recording_h(pipe) as seen:
+        for start in tqdm(range(0, len(pictures), batch), "invert"):
+            invert(pipe, torch.cat(pictures[start : start + batch]), "", steps)
+    return fit_h_classifier(seen, labels, attribute, list(folders), seed=seed, device=pipe.device)

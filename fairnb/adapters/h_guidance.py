@@ -1,0 +1,228 @@
+"""Guidance in h-space: change the sampling, not the model (Balancing Act, Parihar et al., CVPR 2024).
+
+While a batch is drawn, h, the output of the U-Net's mid block, is moved at each step along the gradient of what linear
+classifiers read in it (`hspace`), so that the classes of the whole batch get the wanted shares, or every picture one:
+
+    h <- h - strength * N / |W|^2 * gradient of the loss with respect to h
+
+The factor N / |W|^2 is ours: it counts strength in the classifier's logits for one picture, whatever the batch's size
+N, the width of h and the scale of the weights W. Three more differences: only h of the prompt is moved, not that of the
+empty prompt beside it; a step is left alone where its classifier is not reliable; any scheduler and number of steps
+serve, since a step uses the classifier of the nearest timestep.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import save_file
+from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
+
+from fairnb.adapters.h_classifiers import HClassifier
+from fairnb.adapters.h_space import UNetCall, on_h
+from fairnb.adapters.protocol import read_weights
+from fairnb.errors import UserError
+from fairnb.files import write_atomically
+from fairnb.measure.targets import targets
+
+KIND = "fairnb guidance 1"
+TENSORS = ("timesteps", "weight", "offset", "accuracy", "reliable")  # of a classifier in the file
+TEMPERATURE = 8.0  # of the softmax, the paper's: saturated probabilities would have no gradient
+MODES = ("distribution", "sample", "assigned")
+DIVERGENCES = ("kl", "chi2")
+
+
+class HGuidance:
+    """Guided sampling, to be put on a pipeline like any adapter: plain diffusers and `sampling.sample` then draw so.
+
+    `shares` names for each attribute the share [K] of each class. Mode "distribution" moves a batch towards them by the
+    divergence "kl" or "chi2" of the mean probabilities (the paper's); "sample" moves every picture (a share of 1 pushes
+    all to one class); "assigned", ours, gives each picture of a batch a class when the first reliable step has seen
+    them, as few as possible another than they would show (`alignment.targets`), and moves each to its own.
+
+    `reliable`: a step whose classifier's reliability is below it is left alone. What is drawn in one call is one batch.
+    `UserError` for an attribute without classifier, shares that are no distribution, a batch of one where shares are
+    wanted, and a strength that makes h infinite.
+    """
+
+    acts_from = 0
+
+    def __init__(
+        self,
+        classifiers: Sequence[HClassifier],
+        shares: Mapping[str, Sequence[float]],
+        strength: float,
+        *,
+        mode: str = "distribution",
+        divergence: str = "kl",
+        reliable: float = 0.9,
+    ):
+        for value, known in ((mode, MODES), (divergence, DIVERGENCES)):
+            if value not in known:
+                raise UserError(f"guidance knows no '{value}': use {', '.join(known)}")
+        self.shares = {name: torch.as_tensor(np.asarray(each), dtype=torch.float32) for name, each in shares.items()}
+        self.classifiers = {name: _of(classifiers, name) for name in shares}
+        for name, each in self.shares.items():
+            classes = self.classifiers[name].classes
+            if each.shape != (len(classes),) or (each < 0).any() or abs(each.sum().item() - 1) > 1e-3:
+                wanted = f"a share for each of {', '.join(classes)}, with sum 1"
+                raise UserError(f"shares of {name} are {each.tolist()}: give {wanted}")
+            best = self.classifiers[name].reliable.max().item()
+            if best < reliable:
+                raise UserError(
+                    f"no step of the h-classifier of {name} is reliable (its best: {best:.2f}, wanted: {reliable}): "
+                    f"lower reliable or train it on more pictures"
+                )
+        self.strength, self.mode, self.divergence, self.reliable = strength, mode, divergence, reliable
+        self.metadata: dict = {}
+        self._hooks: list[RemovableHandle] = []
+
+    def parameters(self) -> list[torch.Tensor]:
+        """The classifiers' weights and offsets."""
+        return [tensor for each in self.classifiers.values() for tensor in (each.weight, each.offset)]
+
+    def apply(self, pipe: StableDiffusionPipeline, strength: float = 1.0) -> None:
+        """Guide what the pipeline draws from now on, with `strength` times the own; 0 is bitwise the plain pipeline."""
+        self.remove(pipe)
+        if not strength * self.strength:
+            return
+        pipe.guided_by = f"{self._digest()} x {strength:g}"  # what is drawn so must not pass for the plain model's
+        last, chosen = -1.0, {}
+
+        def move(output: torch.Tensor, call: UNetCall) -> torch.Tensor:
+            nonlocal last
+            h = output[call.prompt]
+            if self.mode != "sample" and len(h) == 1:
+                raise UserError("a batch of one picture has no shares: draw several at once, or use mode sample")
+            if call.timestep > last:  # a new batch
+                chosen.clear()
+            last = call.timestep
+            step = torch.zeros_like(h, dtype=torch.float32)
+            for name, classifier in self.classifiers.items():
+                if (width := h[0].numel()) != classifier.weight.shape[2]:
+                    raise UserError(
+                        f"the h-classifier of {name} reads {classifier.weight.shape[2]} numbers, h has {width} here: "
+                        f"it was trained on another model or another size of picture"
+                    )
+                at = classifier.nearest(call.timestep)
+                if classifier.reliable[at] >= self.reliable:
+                    if name not in chosen:
+                        chosen[name] = self._wanted(name, at, h)
+                    divergence = self.divergence if self.mode == "distribution" else None
+                    step += direction(classifier, at, h, chosen[name], divergence)
+            moved = (h.float() - strength * self.strength * step).to(h.dtype)
+            if not moved.isfinite().all():
+                raise UserError(
+                    f"guidance of strength {strength * self.strength:g} makes h infinite at timestep "
+                    f"{call.timestep:.0f}: lower it"
+                )
+            output = output.clone()
+            output[call.prompt] = moved
+            return output
+
+        self._hooks = on_h(pipe, move)
+
+    def remove(self, pipe: StableDiffusionPipeline) -> None:
+        """The plain pipeline again."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        pipe.guided_by = None
+
+    def merge(self, pipe: StableDiffusionPipeline, strength: float = 1.0) -> None:
+        """Impossible: `UserError`."""
+        raise UserError("guidance changes the sampling and no weight, so no model holds it: apply it where you draw")
+
+    def save(self, path: str | Path, metadata: dict | None = None) -> None:
+        """Write classifiers, shares and settings as safetensors, weights in half precision (SD 1.5, two classes, 50
+        steps: 16 MB)."""
+        header = {"kind": KIND, "settings": json.dumps(self._settings()), "record": json.dumps(metadata or {})}
+        tensors = {f"{name}.{key}": tensor for name, each in self._tensors().items() for key, tensor in each.items()}
+        write_atomically(Path(path), lambda part: save_file(tensors, part, header))
+
+    def _tensors(self) -> dict[str, dict[str, torch.Tensor]]:
+        tensors = {
+            name: {key: getattr(each, key).cpu().clone() for key in TENSORS} for name, each in self.classifiers.items()
+        }
+        return {name: each | {"weight": each["weight"].half()} for name, each in tensors.items()}
+
+    def _settings(self) -> dict:
+        return {
+            "shares": {name: each.tolist() for name, each in self.shares.items()},
+            "classes": {name: each.classes for name, each in self.classifiers.items()},
+            "strength": self.strength,
+            "mode": self.mode,
+            "divergence": self.divergence,
+            "reliable": self.reliable,
+        }
+
+    def _digest(self) -> str:
+        digest = hashlib.sha256(json.dumps(self._settings()).encode())
+        for each in self._tensors().values():
+            digest.update(each["weight"].numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def _wanted(self, name: str, at: int, h: torch.Tensor) -> torch.Tensor:
+        """What a batch with this h shall get: shares [K], every picture's [N, K], or a class for each [N]."""
+        shares = self.shares[name].to(h.device)
+        if self.mode != "assigned":
+            return shares if self.mode == "distribution" else shares.expand(len(h), -1)
+        probabilities = self.classifiers[name].logits(h, at).softmax(1)
+        generator = torch.Generator().manual_seed(0)
+        return targets({name: probabilities}, {name: shares}, generator=generator)[0][name]
+
+
+def load_h_guidance(path: str | Path, device: torch.device | str) -> HGuidance:
+    """Read what `Guidance.save` wrote; `UserError` for a damaged file."""
+    tensors, header, record = read_weights(path)
+    try:
+        settings = json.loads(header["settings"])
+        classifiers = []
+        for name, classes in settings.pop("classes").items():
+            each = [tensors[f"{name}.{key}"].float().to(device) for key in TENSORS]
+            classifiers.append(HClassifier(name, tuple(classes), *each))
+        guidance = HGuidance(classifiers, settings.pop("shares"), **settings)
+        guidance.metadata = record
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"the guidance {path} is damaged ({error}): train it again") from error
+    return guidance
+
+
+def direction(
+    classifier: HClassifier, position: int, h: torch.Tensor, wanted: torch.Tensor, divergence: str | None = None
+) -> torch.Tensor:
+    """N / |W|^2 times the gradient [N, ...] of the loss with respect to h [N, ...]: no graph of the U-Net is kept.
+
+    The loss is the divergence of the mean probabilities from the shares `wanted` [K], or, without one, the mean
+    cross-entropy to a class for each picture [N] or to shares for each [N, K].
+    """
+    with torch.enable_grad():
+        leaf = h.detach().float().requires_grad_()
+        logits = classifier.logits(leaf, position) / TEMPERATURE
+        if divergence:
+            loss = distance(logits.softmax(1).mean(0), wanted, divergence)
+        else:
+            loss = functional.cross_entropy(logits, wanted)
+        (gradient,) = torch.autograd.grad(loss, leaf)
+    return len(h) / torch.linalg.matrix_norm(classifier.weight[position], 2) ** 2 * gradient
+
+
+def distance(shares: torch.Tensor, wanted: torch.Tensor, divergence: str) -> torch.Tensor:
+    """KL(shares | wanted) or chi-square, sum (p - q)^2 / q, of distributions [K]; a class not wanted counts as 1e-3."""
+    wanted = wanted.clamp(min=1e-3)
+    if divergence == "kl":
+        return (shares * (shares / wanted).log()).sum()
+    return ((shares - wanted).square() / wanted).sum()
+
+
+def _of(classifiers: Sequence[HClassifier], attribute: str) -> HClassifier:
+    for classifier in classifiers:
+        if classifier.attribute == attribute:
+            return classifier
+    known = ", ".join(classifier.attribute for classifier in classifiers) or "nothing"
+    raise UserError(f"there is no h-classifier of {attribute}, only of {known}: train one with fairnb guide")

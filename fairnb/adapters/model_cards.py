@@ -1,0 +1,124 @@
+"""What a patch says about itself: the lines of `fairnb show`, and the model card of a patch folder."""
+
+from pathlib import Path
+
+from fairnb.adapters.bias_neurons import KIND
+from fairnb.adapters.h_guidance import KIND as GUIDANCE
+from fairnb.adapters.h_guidance import load_h_guidance
+from fairnb.adapters.patch import read_header
+from fairnb.adapters.protocol import read_weights
+from fairnb.files import write_atomically
+
+CARD = """---
+base_model: {base}
+tags: [stable-diffusion, bias, fairnb]
+---
+
+# A patch of bias neurons for {base}
+
+`patch.safetensors` changes {count:,} weights of the U-Net in {tensors} tensors{when}, so that people in its pictures
+are perceived as {target}.
+
+- **Base model**: {base}, revision {revision}; U-Net fingerprint `{fingerprint}`. Another base is refused.
+- **Trained on** "a photo of a ..." with {prompts}.
+- **Guide** (its gradients trained): {guide}. **Judge** (took no part): {judge}.
+- **Training**: {updates} updates of {images} images, seed {seed}.
+
+## Figures
+
+{figures}
+
+## Use
+
+```bash
+fairnb generate "a photo of a doctor" --out doctors --model {base} --patch patch.safetensors
+```
+
+## Limits
+
+- Classes are perceived appearance as a classifier sees it, not anybody's identity, and the classifier errs.
+- The figures hold for these prompts and settings. Other prompts may be less balanced, and other attributes may shift.
+- Balanced shares are one notion of fairness; which target is right for a use is not for a patch to say.
+"""
+
+
+def describe(path: str | Path) -> str:
+    """The lines of `fairnb show`, for any adapter's file."""
+    if Path(path).is_file() and (other := _lora_or_prefix(path) or _guidance(path)):
+        return other
+    header = read_header(path)
+    blocks: dict[str, int] = {}
+    for name, number in header.neurons.items():
+        block = ".".join(name.split(".")[:2]) if name.startswith(("down", "up")) else name.split(".")[0]
+        blocks[block] = blocks.get(block, 0) + number
+    total, size = sum(blocks.values()), Path(path).stat().st_size
+    lines = [
+        f"{path}: {total:,} weights in {len(header.neurons)} tensors, {size / 1e6:.2f} MB",
+        f"for the base U-Net {header.base[:16]}...; acts {_when(header.acts_from)}",
+        "changes " + ", ".join(f"{block} {number:,}" for block, number in sorted(blocks.items())),
+    ]
+    return "\n".join([*lines, *(f"{key}: {_short(value)}" for key, value in header.record.items())])
+
+
+def _lora_or_prefix(path: str | Path) -> str | None:
+    """The lines of a LoRA or of prefix tokens; None for any other file."""
+    tensors, about, record = read_weights(path)
+    ranks = [len(tensor) for name, tensor in tensors.items() if name.endswith(".lora_A.weight")]
+    if about.get("kind") == KIND or not (ranks or len(tensors) == 1):
+        return None
+    size = f"{sum(tensor.numel() for tensor in tensors.values()):,} numbers, {Path(path).stat().st_size / 1e6:.2f} MB"
+    if ranks:
+        parts = " and ".join(sorted({name.split(".")[0] for name in tensors}))
+        what = f"LoRA of rank {max(ranks)} in {len(ranks)} layers of {parts}"
+    else:
+        what = "prefix tokens, " + ", ".join(" x ".join(map(str, tensor.shape)) for tensor in tensors.values())
+    return "\n".join([f"{path}: {what}; {size}", *(f"{key}: {_short(value)}" for key, value in record.items())])
+
+
+def _guidance(path: str | Path) -> str | None:
+    """The lines of a guidance; None for any other file."""
+    if read_weights(path)[1].get("kind") != GUIDANCE:
+        return None
+    guidance = load_h_guidance(path, "cpu")
+    lines = [
+        f"{path}: guided sampling, mode {guidance.mode}, strength {guidance.strength:g}, where reliability is at least "
+        f"{guidance.reliable:.2g}; {Path(path).stat().st_size / 1e6:.2f} MB"
+    ]
+    for name, each in guidance.classifiers.items():
+        shares = _short(dict(zip(each.classes, guidance.shares[name].tolist(), strict=True)))
+        steps = zip(each.timesteps.tolist(), each.reliable.tolist(), strict=True)
+        lines += [f"{name}: {shares}", "reliable by timestep: " + ", ".join(f"{at:.0f} {how:.2f}" for at, how in steps)]
+    return "\n".join([*lines, *(f"{key}: {_short(value)}" for key, value in guidance.metadata.items())])
+
+
+def write_card(folder: str | Path, *, base: str, revision: str | None, figures: str) -> Path:
+    """Write README.md beside a folder's patch.safetensors, from what the patch says and the `figures` (Markdown)."""
+    header = read_header(Path(folder) / "patch.safetensors")
+    record, settings = header.record, header.record.get("settings", {})
+    text = CARD.format(
+        base=base,
+        revision=revision or "not pinned",
+        fingerprint=header.base,
+        count=sum(header.neurons.values()),
+        tensors=len(header.neurons),
+        when="" if not header.acts_from else f", {_when(header.acts_from)}",
+        target="; ".join(f"{name} {_short(shares)}" for name, shares in record.get("target", {}).items()),
+        prompts=", ".join(record.get("train", [])) or "prompts that the patch does not name",
+        guide=record.get("guide", "not named"),
+        judge=record.get("judge", "not named"),
+        updates=record.get("updates"),
+        images=settings.get("images"),
+        seed=record.get("seed"),
+        figures=figures,
+    )
+    return write_atomically(Path(folder) / "README.md", lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _when(acts_from: int) -> str:
+    return f"in steps of timestep {acts_from} and more" if acts_from else "in every step"
+
+
+def _short(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_short(inner)}" for key, inner in value.items())
+    return " / ".join(map(str, value)) if isinstance(value, list) else str(value)

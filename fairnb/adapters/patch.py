@@ -1,0 +1,82 @@
+"""Patch files of bias neurons: the header, and loading one onto its base model."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+
+from fairnb.adapters.bias_neurons import KIND, BiasNeurons
+from fairnb.diffusion.fingerprint import ROUNDED, fingerprint, sketch
+from fairnb.errors import UserError
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a patch file says before its values are read.
+
+    `base`: the base weights' fingerprint in `dtype`, `sketch` their sketch (empty in files of older versions);
+    `neurons`: tensor name -> how many of its weights change.
+    """
+
+    base: str
+    dtype: str
+    sketch: dict[str, float]
+    acts_from: int
+    record: dict
+    neurons: dict[str, int]
+
+    def fits(self, unet: torch.nn.Module) -> bool:
+        """Is `unet` the base, bitwise in the same dtype or, in another dtype, but for rounding?"""
+        if self.base == fingerprint(unet):
+            return True
+        if not self.sketch or self.dtype == str(unet.dtype):
+            return False
+        own = sketch(unet)
+        return own.keys() == self.sketch.keys() and all(abs(own[n] - self.sketch[n]) < ROUNDED for n in own)
+
+
+def read_header(path: str | Path) -> Header:
+    """Read a patch's header, without any model; `UserError` when the file is damaged or no patch."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+            shapes = {name: file.get_slice(name).get_shape() for name in sorted(file.keys())}
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"patch {path} cannot be read ({error}): train or copy it again") from error
+    if about.get("kind") != KIND:
+        raise UserError(f"{path} is no patch of bias neurons: give a file that BiasNeurons.save wrote")
+    try:
+        record, acts_from, base = json.loads(about["record"]), int(about.get("acts_from", 0)), about["base"]
+        numbers = {name: float(value) for name, value in json.loads(about.get("sketch", "{}")).items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"the header of patch {path} is damaged ({error}): train or copy it again") from error
+    names = [name.removesuffix(".values") for name in shapes if name.endswith(".values")]
+    paired = {f"{name}.{part}" for name in names for part in ("indices", "values")}
+    if not isinstance(record, dict) or paired != set(shapes) or not names:
+        raise UserError(f"patch {path} lacks a part: train or copy it again")
+    if any(len(shapes[f"{n}.values"]) != 1 or shapes[f"{n}.values"] != shapes[f"{n}.indices"] for n in names):
+        raise UserError(f"patch {path} holds values that do not match their indices: train or copy it again")
+    counts = {name: shapes[f"{name}.values"][0] for name in names}
+    return Header(base, about.get("dtype", ""), numbers, acts_from, record, counts)
+
+
+def load_patch(path: str | Path, pipe: StableDiffusionPipeline) -> BiasNeurons:
+    """Read a patch made for the model in `pipe`; its record is in `.metadata`. Nothing is applied yet.
+
+    `UserError` when the file is damaged, no patch, or made for other base weights.
+    """
+    header = read_header(path)
+    if not header.fits(pipe.unet):
+        raise UserError(f"patch {path} was made for other base weights: load that model, without another patch on it")
+    tensors = load_file(path)
+    neurons = {name: tensors[f"{name}.indices"].long() for name in header.neurons}
+    adapter = BiasNeurons(pipe.unet, neurons, header.acts_from)
+    with torch.no_grad():
+        for name, delta in adapter._deltas.items():
+            delta.copy_(tensors[f"{name}.values"])
+    adapter.metadata = header.record
+    return adapter

@@ -1,0 +1,164 @@
+"""`python -m fairnb.fullsize FOLDER`: the method's steps on a Stable Diffusion 1.5 of true size and random weights.
+
+It shows what does not depend on the values of the weights: that everything fits, how long it takes, what it needs.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file
+from tqdm import tqdm
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from fairnb.adapters.bias_neurons import BiasNeurons
+from fairnb.adapters.neuron_sets import count_neurons
+from fairnb.adapters.patch import load_patch
+from fairnb.bench.memory import peak
+from fairnb.diffusion.pipeline import load_pipeline, pick_device
+from fairnb.files import root
+from fairnb.profiles import load_profile
+from fairnb.prompts.attributes import GENDER
+from fairnb.prompts.sets import load_prompt_set
+from fairnb.training.alignment import AlignmentRun
+from fairnb.training.locate import locate
+from fairnb.vision.classifiers import load_classifier
+from fairnb.vision.encoders import load_clip
+from fairnb.vision.perception import VisionModels
+
+BLOCKS = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
+
+
+class Middle:
+    """In the place of a face detector: the middle of each picture, since random weights draw no face."""
+
+    def detect(self, pictures):
+        side = pictures.shape[1]
+        box = np.array([[side / 4, side / 4, 3 * side / 4, 3 * side / 4]], np.float32)
+        return [box] * len(pictures), [np.ones(1)] * len(pictures)
+
+
+def build(folder: Path) -> None:
+    """Write a pipeline with SD 1.5's published configurations and random weights (2.1 GB in float16).
+
+    Only the tokenizer differs: mini-sd's, whose few words are a part of the 49,408 the text encoder has room for.
+    """
+    torch.manual_seed(0)
+    tokenizer = CLIPTokenizer.from_pretrained(root() / "data" / "mini-sd" / "tokenizer", model_max_length=77)
+    text = CLIPTextConfig(
+        vocab_size=49408,
+        hidden_size=768,
+        intermediate_size=3072,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    unet = UNet2DConditionModel(
+        sample_size=64,
+        block_out_channels=(320, 640, 1280, 1280),
+        attention_head_dim=8,
+        cross_attention_dim=768,
+        down_block_types=BLOCKS[0],
+        up_block_types=BLOCKS[1],
+    )
+    vae = AutoencoderKL(
+        sample_size=512,
+        block_out_channels=(128, 256, 512, 512),
+        layers_per_block=2,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+    )
+    scheduler = PNDMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
+    )
+    parts = {"unet": unet, "vae": vae, "text_encoder": CLIPTextModel(text), "tokenizer": tokenizer}
+    pipe = StableDiffusionPipeline(
+        **parts, scheduler=scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+    )
+    pipe.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+
+
+def measure(folder: Path, dtype: torch.dtype) -> dict:
+    """Seconds and peak memory of locating, one update, and the patch; asserts that every result is finite."""
+    device = pick_device()
+    mini = load_profile("mini")
+    words = load_prompt_set(mini.prompts)
+    figures = {"device": str(device), "dtype": str(dtype).removeprefix("torch.")}
+    clock = time.perf_counter()
+    used = peak if device.type == "cpu" else lambda: torch.cuda.max_memory_allocated() / 1e6  # MB
+
+    def note(name: str, **values) -> None:
+        nonlocal clock
+        now = time.perf_counter()
+        figures[name] = {"seconds": round(now - clock, 1), "peak GB so far": round(used() / 1e3, 1), **values}
+        tqdm.write(f"{name:<24}{json.dumps(figures[name])}")
+        clock = now
+
+    pipe = load_pipeline(folder, device=device, dtype=dtype)
+    weights = sum(weight.numel() for weight in pipe.unet.parameters())
+    note("load", unet_weights=weights, tensors=sum(1 for _ in pipe.unet.parameters()))
+    found = locate(
+        pipe,
+        GENDER,
+        ["doctor"],
+        k=10_000_000,
+        frequency=0.65,
+        timestep=699,
+        contents=words.contents,
+        contexts=words.contexts,
+        seed=0,
+    ).neurons
+    note("locate one occupation", neurons=count_neurons(found))
+    adapter = BiasNeurons(pipe.unet, found)
+    settings = mini.finetune.model_copy(
+        update={
+            "updates": 1,
+            "images": 2,
+            "part": 1,
+            "pool": 2,
+            "gradient_steps": 2,
+            "acts_from": 0,
+            "named_every": None,
+            "reference": "original",
+            "confidence": 0.01,
+            "gradient_checkpointing": True,
+        }  # fmt: skip
+    )
+    sampling = mini.sampling.model_copy(update={"steps": 2, "batch": 1, "guidance_scale": 7.5})
+    vision = VisionModels(Middle(), load_classifier(mini.guide, device), load_clip(mini.clip, device))
+    run = AlignmentRun(pipe, adapter, vision, {GENDER.name: [0.5, 0.5]}, settings, sampling, seed=0)
+    history = run.train(["doctor"], [], folder / "run")
+    assert np.isfinite(history.loss).all() and history.faceless.sum() == 0
+    note("one update of 2 images", loss=round(float(history.loss.iloc[0]), 3))
+    path = folder / "run" / "patch.safetensors"
+    patch = load_patch(path, pipe)
+    changes = [tensor for name, tensor in load_file(path).items() if name.endswith(".values")]
+    assert all(torch.isfinite(change).all() for change in changes) and any(change.any() for change in changes)
+    note("patch: write and read", megabytes=round(path.stat().st_size / 1e6, 1))
+    patch.apply(pipe, 0.5)
+    patch.remove(pipe)
+    patch.merge(pipe)
+    assert all(torch.isfinite(weight).all() for weight in pipe.unet.parameters())
+    note("apply, remove, merge")
+    return figures
+
+
+def main() -> None:
+    """Build the folder unless it is there, measure, and write the figures into it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="where the random Stable Diffusion 1.5 is or goes")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    arguments = parser.parse_args()
+    if not (arguments.folder / "model_index.json").is_file():
+        build(arguments.folder)
+    figures = measure(arguments.folder, getattr(torch, arguments.dtype))
+    (arguments.folder / f"figures_{arguments.dtype}.json").write_text(json.dumps(figures, indent=2))
+
+
+if __name__ == "__main__":
+    main()

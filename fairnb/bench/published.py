@@ -1,0 +1,91 @@
+"""The published procedures, word for word, as references for tests and the benchmark."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+
+from fairnb.diffusion.gradients import adjustment
+from fairnb.diffusion.pipeline import encode_prompts
+from fairnb.diffusion.sampling import fresh_scheduler, noise, predict
+from fairnb.prompts.attributes import Attribute
+from fairnb.prompts.templates import name_class
+from fairnb.training.alignment import AlignmentRun
+from fairnb.training.locate import FAMILIES, LOCATE_STEPS, contrast_pairs
+
+
+def literal_adjusted(
+    pipe: StableDiffusionPipeline, prompt: str, latents: torch.Tensor, *, steps: int, guidance_scale: float
+) -> torch.Tensor:
+    """Final latents whose autograd graph holds the adjusted gradient, the straightforward way (FFD).
+
+    The latents entering the U-Net are detached and a hook scales each prediction's gradient; every step stays in
+    memory until `backward`.
+    """
+    scheduler = fresh_scheduler(pipe, steps)
+    scales = adjustment(pipe, scheduler.timesteps)
+    embeds = encode_prompts(pipe, ["", prompt] if guidance_scale > 1 else [prompt])
+    latents = latents * scheduler.init_noise_sigma
+    for scale, timestep in zip(scales, scheduler.timesteps, strict=True):
+        inputs = scheduler.scale_model_input(latents.detach(), timestep)
+        prediction = predict(pipe, inputs, timestep, embeds, guidance_scale)
+        prediction.register_hook(lambda gradient, scale=scale: gradient * scale.to(gradient))
+        latents = scheduler.step(prediction, timestep, latents).prev_sample
+    return latents
+
+
+def literal_locate(
+    pipe: StableDiffusionPipeline,
+    attribute: Attribute,
+    occupations: Sequence[str],
+    folder: Path,
+    *,
+    k: int,
+    frequency: float,
+    timestep: int,
+    contents: Sequence[str],
+    contexts: Sequence[str],
+    seed: int,
+) -> set[int]:
+    """Bias neurons as flat indices by the published procedure, word for word (Bias Neurons, METHODS section 1).
+
+    For every pair a loop over the 20 steps, guidance 7.5 with both halves, latents that never advance, a gradient
+    pass in every step of which only that at `timestep` is kept; the indices go to one file a pair in `folder` (int64,
+    as 235 GB for 980 occupations at k = 10^7 tell) and are read back to be counted.
+    """
+    weights = list(pipe.unet.requires_grad_().parameters())
+    total = sum(weight.numel() for weight in weights)
+    scheduler = fresh_scheduler(pipe, LOCATE_STEPS)
+    latents = noise(pipe, "", [0], seed).to(pipe.unet.dtype) * scheduler.init_noise_sigma
+    pairs = contrast_pairs(attribute, occupations, contents, contexts, seed)
+    wanted = scheduler.timesteps[(scheduler.timesteps - timestep).abs().argmin()]
+    for pair in pairs.itertuples():
+        with torch.no_grad():
+            left, right = (encode_prompts(pipe, ["", prompt]) for prompt in (pair.left, pair.right))
+        for step in scheduler.timesteps:
+            inputs = scheduler.scale_model_input(latents, step)
+            loss = (predict(pipe, inputs, step, left, 7.5) - predict(pipe, inputs, step, right, 7.5)).abs().sum()
+            gradient = torch.cat([part.abs().flatten() for part in torch.autograd.grad(loss, weights)])
+            if step == wanted:
+                np.save(folder / f"{pair.family}_{pair.occupation}.npy", gradient.topk(k).indices.cpu().numpy())
+    kept = {}
+    for family in FAMILIES:
+        counts = np.zeros(total, dtype=np.int64)
+        for occupation in occupations:
+            counts[np.load(folder / f"{family}_{occupation}.npy")] += 1
+        kept[family] = set(np.flatnonzero(counts > frequency * len(occupations)).tolist())
+    pipe.unet.requires_grad_(False)
+    return (kept["bias"] & kept["have_bias"]) - kept["no_bias"]
+
+
+class Published(AlignmentRun):
+    """Alignment with FFD's gradient as it is published: all steps in one graph, by autograd with checkpointing."""
+
+    def differentiable(self, prompt: str, words: str, indices: list[int], number: int):
+        """Final latents as a leaf, and the way back through the whole graph."""
+        start, asked = noise(self.pipe, prompt, indices, self.seed), name_class(prompt, words)
+        how = {"steps": self.steps(number), "guidance_scale": self.sampling.guidance_scale}
+        final = literal_adjusted(self.pipe, asked, start, **how)
+        return final.detach().requires_grad_(), final.backward

@@ -1,0 +1,143 @@
+"""DOC"""
+
+from dataclasses import dataclass
+
+import torch
+from diffusers import StableDiffusionPipeline
+
+from fairnb.diffusion.sampling import fresh_scheduler, guided_embeds, predict
+from fairnb.errors import UserError
+
+
+@dataclass
+class Trajectory:
+    """What a sampling run leaves behind for `adjusted_backward`; N images of one prompt, S steps asked for.
+
+    `timesteps` [T] (T = S, or a little more for schedulers such as PNDM); `latents` and `predictions`: T tensors
+    [N,4,h,w], the latents before each step and the guided prediction made from them; `final` [N,4,h,w];
+    `prompt_embeds` [2,L,D], empty prompt first, or [1,L,D] where guidance is off.
+    """
+
+    steps: int
+    prompt_embeds: torch.Tensor
+    timesteps: torch.Tensor
+    latents: list[torch.Tensor]
+    predictions: list[torch.Tensor]
+    final: torch.Tensor
+
+
+def sample_with_gradient(
+    pipe: StableDiffusionPipeline,
+    prompt: str,
+    latents: torch.Tensor,
+    *,
+    steps: int,
+    guidance_scale: float,
+    last: int | None = None,
+) -> torch.Tensor:
+    """Like `sample`, with the autograd graph of the full chain, or of its `last` steps only.
+
+    Memory grows with the number of steps in the graph. `UserError` when `last` is not within 1 and `steps`.
+    """
+    if last is not None and not 1 <= last <= steps:
+        raise UserError(f"last = {last} steps cannot carry the gradient of {steps} steps: use 1 to {steps}")
+    scheduler = fresh_scheduler(pipe, steps)
+    embeds = guided_embeds(pipe, prompt, guidance_scale)
+    latents = latents * scheduler.init_noise_sigma
+    first = 0 if last is None else len(scheduler.timesteps) - last
+    for number, timestep in enumerate(scheduler.timesteps):
+        with torch.set_grad_enabled(number >= first):
+            prediction = predict(pipe, scheduler.scale_model_input(latents, timestep), timestep, embeds, guidance_scale)
+            latents = scheduler.step(prediction, timestep, latents).prev_sample
+    return latents
+
+
+def trajectory(
+    pipe: StableDiffusionPipeline, prompt: str, latents: torch.Tensor, *, steps: int, guidance_scale: float
+) -> Trajectory:
+    """Like `sample`, keeping every step's latents and prediction (a few MB) for `adjusted_backward`.
+
+    No graph of the U-Net is kept; that of the text encoder is, if one of its weights requires a gradient.
+    """
+    scheduler = fresh_scheduler(pipe, steps)
+    embeds = guided_embeds(pipe, prompt, guidance_scale)
+    latents = latents * scheduler.init_noise_sigma
+    inputs, predictions = [], []
+    with torch.no_grad():
+        for timestep in scheduler.timesteps:
+            inputs.append(latents)
+            prediction = predict(pipe, scheduler.scale_model_input(latents, timestep), timestep, embeds, guidance_scale)
+            predictions.append(prediction)
+            latents = scheduler.step(prediction, timestep, latents).prev_sample
+    return Trajectory(steps, embeds, scheduler.timesteps, inputs, predictions, latents)
+
+
+def adjusted_backward(
+    pipe: StableDiffusionPipeline,
+    traj: Trajectory,
+    grad_final: torch.Tensor,
+    *,
+    guidance_scale: float,
+    steps_used: int | None = None,
+    first: int | None = None,
+    generator: torch.Generator | None = None,
+    part: int | None = None,
+) -> None:
+    """Add the adjusted gradient of a loss to `.grad` of every U-Net (and text encoder) weight that requires it.
+
+    `grad_final` [N,4,h,w] is dL/d(final latents). The sampler is replayed over the stored predictions as leaves,
+    which gives dL/d(prediction) of every step; scaled by FFD's c_t, each is one vector-Jacobian product of the U-Net
+    at the stored latents. So memory does not grow with the number of steps (only one step, and `part` images of it,
+    is ever in a graph), and `steps_used` steps drawn at random, weighted T / steps_used, estimate the whole without
+    bias. With `first`, only the first that many steps count, those of the most noise, and T is their number. Call it
+    once a trajectory: the graph of the text encoder is freed.
+    """
+    count = len(traj.timesteps) if first is None else min(first, len(traj.timesteps))
+    if steps_used is not None and not 1 <= steps_used <= count:
+        raise UserError(f"gradient_steps = {steps_used} cannot be drawn from {count} steps: use 1 to {count}")
+    chosen = range(count)
+    weight = 1.0
+    if steps_used is not None and steps_used < count:
+        chosen = sorted(torch.randperm(count, generator=generator)[:steps_used].tolist())
+        weight = count / steps_used
+    inputs, vectors = _replay(pipe, traj, grad_final)
+    scales = adjustment(pipe, traj.timesteps) * weight
+    embeds = traj.prompt_embeds.detach().requires_grad_(traj.prompt_embeds.requires_grad)
+    size = len(grad_final) if part is None else part
+    for step in chosen:
+        vector = vectors[step] * scales[step].to(vectors[step])
+        for start in range(0, len(vector), size):
+            rows = slice(start, start + size)
+            with torch.enable_grad():
+                prediction = predict(pipe, inputs[step][rows], traj.timesteps[step], embeds, guidance_scale)
+            prediction.backward(vector[rows])
+    if embeds.requires_grad:
+        traj.prompt_embeds.backward(embeds.grad)
+
+
+def adjustment(pipe: StableDiffusionPipeline, timesteps: torch.Tensor) -> torch.Tensor:
+    """FFD's factors c_t = sqrt(abar_t) sqrt(1 - abar_t) / (1 - alpha_t) over their geometric mean; [T], float64.
+
+    They cancel the sampler's own weight on a noise prediction, which else lets few steps outweigh all others. A
+    v-prediction v gets the same factor, since the noise is linear in it (eps = sqrt(abar) v + sqrt(1 - abar) x).
+    """
+    index = timesteps.long().cpu()
+    abar = pipe.scheduler.alphas_cumprod.double().cpu()[index]
+    beta = 1 - pipe.scheduler.alphas.double().cpu()[index]
+    log = 0.5 * abar.log() + 0.5 * (1 - abar).log() - beta.log()
+    return (log - log.mean()).exp()
+
+
+def _replay(
+    pipe: StableDiffusionPipeline, traj: Trajectory, grad_final: torch.Tensor
+) -> tuple[list[torch.Tensor], tuple[torch.Tensor, ...]]:
+    """The U-Net's input at every step, and dL/d(guided prediction) of every step through the sampler alone."""
+    scheduler = fresh_scheduler(pipe, traj.steps)
+    leaves = [prediction.detach().requires_grad_() for prediction in traj.predictions]
+    latents, inputs = traj.latents[0], []
+    with torch.enable_grad():
+        for stored, leaf, timestep in zip(traj.latents, leaves, traj.timesteps, strict=True):
+            inputs.append(scheduler.scale_model_input(stored, timestep))
+            latents = scheduler.step(leaf, timestep, latents).prev_sample
+        vectors = torch.autograd.grad(latents, leaves, grad_final)
+    return inputs, vectors

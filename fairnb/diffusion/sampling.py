@@ -1,0 +1,99 @@
+"""Sample images, and carry a loss on them back to the weights in three ways: full, last k steps, adjusted.
+
+*Full* differentiates the whole denoising chain; *last* only its last k steps (Bias Neurons, as published);
+*adjusted* is the adjusted direct fine-tuning of Shen et al., ICLR 2024 (FFD): the latents that enter the U-Net are
+held fixed, so the loss reaches each noise prediction only through the sampler, which is linear in it.
+"""
+
+import copy
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from diffusers import StableDiffusionPipeline
+
+from fairnb.diffusion.pipeline import encode_prompts
+
+
+def noise(pipe: StableDiffusionPipeline, prompt: str, indices: Sequence[int], seed: int) -> torch.Tensor:
+    """Starting noise [N,4,h,w] of the images `indices` of a prompt, float32 on the pipeline's device.
+
+    Each image has its own CPU generator, so it is the same on every machine, batch size and number of processes.
+    """
+    size = pipe.unet.config.sample_size
+    shape = (pipe.unet.config.in_channels, *((size, size) if isinstance(size, int) else size))
+    images = []
+    for index in indices:
+        digest = hashlib.sha256(f"{seed}|{prompt}|{index}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
+        images.append(torch.randn(shape, generator=generator))
+    return torch.stack(images).to(pipe.device)
+
+
+@torch.no_grad()
+def sample(
+    pipe: StableDiffusionPipeline,
+    prompt: str | Sequence[str],
+    latents: torch.Tensor,
+    *,
+    steps: int,
+    guidance_scale: float,
+) -> torch.Tensor:
+    """Final latents [N,4,h,w] from the noise `latents`: what the pipeline gives for `latents=`, without gradient.
+
+    `prompt`: one for all images, or one each.
+    """
+    scheduler = fresh_scheduler(pipe, steps)
+    embeds = guided_embeds(pipe, prompt, guidance_scale)
+    latents = latents * scheduler.init_noise_sigma
+    for timestep in scheduler.timesteps:
+        prediction = predict(pipe, scheduler.scale_model_input(latents, timestep), timestep, embeds, guidance_scale)
+        latents = scheduler.step(prediction, timestep, latents).prev_sample
+    return latents
+
+
+def decode(pipe: StableDiffusionPipeline, latents: torch.Tensor) -> torch.Tensor:
+    """Images [N,3,H,W] in [-1, 1] of final latents; differentiable."""
+    latents = latents.to(pipe.vae.dtype) / pipe.vae.config.scaling_factor
+    return pipe.vae.decode(latents).sample.float().clamp(-1, 1)
+
+
+def fresh_scheduler(pipe: StableDiffusionPipeline, steps: int):
+    """A copy of the pipeline's scheduler, set to `steps`: multistep schedulers keep state between their steps."""
+    scheduler = copy.deepcopy(pipe.scheduler)
+    scheduler.set_timesteps(steps, device=pipe.device)
+    return scheduler
+
+
+def predict(
+    pipe: StableDiffusionPipeline,
+    latents: torch.Tensor,
+    timestep: torch.Tensor,
+    embeds: torch.Tensor,
+    guidance_scale: float,
+) -> torch.Tensor:
+    """Guided prediction [N,4,h,w] at `latents`, both halves of the guidance in one call of the U-Net.
+
+    `embeds` [2,L,D] holds the empty prompt and the prompt, or [1,L,D] the prompt alone (no guidance); with a prompt for
+    each image it is [2,N,L,D] or [1,N,L,D].
+    """
+    halves = len(embeds)
+    each = embeds if embeds.ndim == 4 else embeds[:, None].expand(-1, len(latents), -1, -1)
+    states = each.flatten(0, 1).to(pipe.unet.dtype)
+    inputs = torch.cat([latents] * halves).to(pipe.unet.dtype)
+    output = pipe.unet(inputs, timestep, encoder_hidden_states=states).sample.to(latents.dtype)
+    if halves == 1:
+        return output
+    empty, text = output.chunk(2)
+    return empty + guidance_scale * (text - empty)
+
+
+def guided_embeds(pipe: StableDiffusionPipeline, prompt: str | Sequence[str], guidance_scale: float) -> torch.Tensor:
+    """[2,L,D], or [1,L,D] where guidance <= 1 switches it off as in diffusers, and [.,N,L,D] for N prompts; with a
+    graph only if one is wanted."""
+    wanted = torch.is_grad_enabled() and any(weight.requires_grad for weight in pipe.text_encoder.parameters())
+    with torch.set_grad_enabled(wanted):
+        if isinstance(prompt, str):
+            return encode_prompts(pipe, ["", prompt] if guidance_scale > 1 else [prompt])
+        each = encode_prompts(pipe, list(prompt))
+        return torch.stack([encode_prompts(pipe, [""]).expand_as(each), each] if guidance_scale > 1 else [each])

@@ -1,0 +1,228 @@
+"""Every figure of the course: pictures sorted by class, shares, biases before and after, neurons, training curves.
+
+Each function returns a matplotlib Figure that is closed for pyplot, so that a notebook shows it once, as a cell's
+value. Importing this module sets the look (seaborn's "ticks", nothing below 8 points) for the notebooks' own plots
+too. Colour is never the only cue: classes also have letters, places or markers.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from fairnb.adapters.neuron_sets import NeuronSet, count_neurons
+from fairnb.figures.style import COLOURS, INK, PALE, SERIES, SOFT, new_figure
+from fairnb.measure.metrics import frequencies, wilson
+from fairnb.measure.targets import rank_targets
+from fairnb.prompts.attributes import get_attribute
+from fairnb.training.losses import classification_loss
+
+
+def bias_dumbbell(tables: Mapping[str, pd.DataFrame], *, title: str = "") -> Figure:
+    """Bias per occupation with its 95 % interval, from tables of `metrics.bias_by_prompt`.
+
+    The first table is before; a single one after it is joined to it by an arrow, and a control (by its label) is
+    hollow. The band is the sampling floor: what a perfectly fair generator would score on as many faces.
+    """
+    series = {label: _by_label(table) for label, table in tables.items()}
+    order = next(iter(series.values())).bias.sort_values(na_position="first").index
+    figure, axis = new_figure(7.5, 0.38 * len(order) + 1.5)
+    floors = pd.concat([table.floor for table in series.values()]).dropna()
+    axis.axvspan(0, floors.mean() if len(floors) else 0, color=PALE, lw=0, label="floor")
+    shift = np.linspace(0.22, -0.22, len(series)) if len(series) > 1 else [0]
+    for number, (label, table) in enumerate(series.items()):
+        table, at = table.reindex(order), np.arange(len(order)) + shift[number]
+        colour, face = SERIES[number], "white" if "control" in label else SERIES[number]
+        axis.hlines(at, table.low, table.high, color=colour, lw=3, alpha=0.28)
+        axis.plot(table.bias, at, "osD^"[number], color=colour, mfc=face, ms=6, ls="", label=label)
+    if len([label for label in series if "control" not in label]) == 2:
+        first, second = (table.reindex(order).bias for table in list(series.values())[:2])
+        for row, (start, end) in enumerate(zip(first, second, strict=True)):
+            if abs(end - start) > 0.02:
+                tail, head = (start, row + shift[0]), (end, row + shift[1])
+                axis.annotate(
+                    "", head, tail, arrowprops={"arrowstyle": "->", "color": INK, "lw": 1, "shrinkA": 4, "shrinkB": 4}
+                )
+    axis.set_yticks(range(len(order)), _ticks(order))
+    axis.set_xlim(-0.02, max([1e-9, *(np.nanmax([*table.high, 0.1]) for table in series.values())]) * 1.03)
+    axis.set_ylim(-0.6, len(order) - 0.4)
+    axis.set_xlabel("bias (95 % interval); shaded: what a fair generator would score")
+    _legend_above(axis, [label for label in series])
+    axis.set_title(title, pad=26)
+    return figure
+
+
+def class_shares(
+    records: pd.DataFrame,
+    attribute: str,
+    *,
+    truth: Mapping[str, Mapping[str, float]] | None = None,
+    title: str = "",
+) -> Figure:
+    """Share of the faces in each class per occupation, with Wilson's 95 % interval; one panel a class (two classes:
+    one panel, since the other share is the rest). `truth` (occupation -> class -> share) is drawn as ticks."""
+    about = get_attribute(attribute)
+    shown = about.classes[1:] if len(about.classes) == 2 else about.classes
+    table = _by_label(frequencies(records, attribute)).sort_values(shown[-1], na_position="first")
+    width = 6.5 if len(shown) == 1 else 10.5
+    figure, axes = new_figure(width, 0.24 * len(table) + 1.3, columns=len(shown), sharey=True)
+    rows = np.arange(len(table))
+    for axis, name in zip(np.atleast_1d(axes), shown, strict=True):
+        bounds = [wilson(round(share * n) if n else 0, n) for share, n in zip(table[name], table.n, strict=True)]
+        colour = COLOURS[attribute][name]
+        axis.axvline(1 / len(about.classes), color=SOFT, lw=0.8, ls="--")
+        axis.hlines(rows, *zip(*bounds, strict=True), color=colour, lw=2, alpha=0.55)
+        axis.plot(table[name], rows, "o", color=colour, mec=INK, mew=0.5, ms=6, label="measured, 95 % interval")
+        if truth:
+            planted = [truth.get(occupation, {}).get(name, np.nan) for occupation in table.index]
+            axis.plot(planted, rows, "|", color="black", ms=12, mew=2, label="planted")
+        axis.set(xlim=(-0.03, 1.03), xlabel=f"share of {name}", ylim=(-0.7, len(table) - 0.3))
+    first = np.atleast_1d(axes)[0]
+    first.set_yticks(rows, _ticks(table.index))
+    figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    figure.suptitle(title)
+    return figure
+
+
+def neuron_map(neurons: NeuronSet, unet: torch.nn.Module, *, title: str = "") -> Figure:
+    """Where neurons live: block of the U-Net x kind of layer; per mille of that cell's weights, and their number."""
+    cells = [
+        {"block": _block(name), "kind": _kind(name), "weights": weight.numel(), "neurons": len(neurons.get(name, ()))}
+        for name, weight in unet.named_parameters()
+    ]
+    table = pd.DataFrame(cells).groupby(["block", "kind"], sort=False)[["neurons", "weights"]].sum()
+    share = (1000 * table.neurons / table.weights).unstack()
+    number = table.neurons.unstack()
+    share = share.loc[sorted(share.index, key=_block_order), [kind for kind in KINDS if kind in share]]
+    number = number.reindex_like(share)
+    text = (
+        share.map(lambda value: f"{value:.0f} ‰" if value >= 10 else f"{value:.2g} ‰")
+        + "\n"
+        + number.map("{:,.0f}".format)
+    )
+    figure, axis = new_figure(1.15 * share.shape[1] + 2.2, 0.5 * share.shape[0] + 1.4)
+    colourbar = {"label": "neurons per 1000 weights"}
+    sns.heatmap(share, annot=text, fmt="", cmap="YlGnBu", mask=share.isna(), vmin=0, ax=axis, cbar_kws=colourbar,
+                linewidths=1, annot_kws={"fontsize": 8})  # fmt: skip
+    axis.set(xlabel="", ylabel="")
+    axis.tick_params(length=0)
+    axis.tick_params(rotation=0)
+    axis.set_title(title or f"{count_neurons(neurons):,} neurons")
+    return figure
+
+
+def training_curves(histories: Mapping[str, pd.DataFrame], *, title: str = "") -> Figure:
+    """Losses and the guide's bias per update, raw (thin) and smoothed (thick), from `history.csv` without the updates
+    whose prompt named a class (they have no bias); the bias on the validation occupations as markers."""
+    columns = {
+        "class_loss": "class loss",
+        "image_loss": "image-semantics loss",
+        "latent_loss": "latent distance",
+        "bias": "bias (guide)",
+    }
+    figure, axes = new_figure(12.5, 3.2, columns=len(columns))
+    for number, (label, history) in enumerate(histories.items()):
+        colour, style = SERIES[number + 1], ("-", "--", "-.")[number]
+        plain = history.dropna(subset="bias")
+        for axis, name in zip(axes, columns, strict=True):
+            axis.plot(plain["update"], plain[name], color=colour, lw=0.8, alpha=0.3)
+            smooth = plain[name].ewm(halflife=max(1, len(plain) / 15)).mean()
+            axis.plot(plain["update"], smooth, color=colour, ls=style, lw=2, label=label)
+        if "validation_bias" in history:
+            seen = history.dropna(subset="validation_bias")
+            mark = {"marker": "sD^"[number], "ms": 8, "ls": "", "color": colour, "mec": "white"}
+            axes[-1].plot(seen["update"], seen.validation_bias, label=f"{label}, validation", **mark)
+    for axis, name in zip(axes, columns.values(), strict=True):
+        axis.set(title=name, xlabel="update", ylim=(0, None))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    axes[-1].set_ylim(0, 1.05)
+    figure.legend(*axes[-1].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    figure.suptitle(title)
+    return figure
+
+
+def target_landscape(
+    probs: torch.Tensor, shares: Sequence[float], *, confidence: float = 0.8, attribute: str = "gender", title: str = ""
+) -> Figure:
+    """What the rank rule asks of a batch with p(class 1) = `probs` [N], for each wanted share of class 1: target by
+    colour, letter and place, its confidence as a line (hollow below `confidence`: left out of the loss). The last
+    panel is the loss of batches that hold 0, 1, ... N sure images of class 1."""
+    names, number = get_attribute(attribute).classes, len(probs)
+    colours = [COLOURS[attribute][name] for name in names]
+    probs = probs.sort().values
+    figure, axes = new_figure(3.1 * (len(shares) + 1), 3.2, columns=len(shares) + 1)
+    at = np.arange(number)
+    for axis, share in zip(axes, shares, strict=False):
+        target, sure = (values.numpy() for values in rank_targets(probs, share))
+        axis.vlines(at, 0, probs, color=[colours[k] for k in target], lw=1.5, alpha=0.5)
+        for k, name in enumerate(names):
+            own = target == k
+            fill = [colours[k] if value >= confidence else "white" for value in sure[own]]
+            letter = f"target {name[0].upper()} ({name})"
+            axis.scatter(
+                at[own], probs[own], c=fill, edgecolor=colours[k], marker="os"[k], s=28, zorder=3, label=letter
+            )
+        axis.plot(at, sure, color=INK, lw=1.2, label="confidence of the target")
+        axis.axhline(confidence, color=SOFT, lw=0.8, ls="--")
+        axis.set(title=f"wanted: {share:.0%} {names[1]}", xlabel="image, sorted", ylim=(0, 1.05), xlim=(-1, number))
+    axes[0].set_ylabel(f"p({names[1]})")
+    for line, share in enumerate(shares):
+        losses = [_batch_loss(held, number, share, confidence) for held in range(number + 1)]
+        axes[-1].plot(
+            np.arange(number + 1) / number, losses, color=SERIES[line % 4], ls=("-", "--", "-.", ":")[line % 4]
+        )
+        axes[-1].annotate(f"{share:.0%}", (share, -0.2), fontsize=8.5, ha="center", color=SERIES[line % 4], va="bottom")
+    axes[-1].set(title="loss by wanted share", xlabel=f"share of {names[1]} in the batch", ylabel="class loss")
+    axes[-1].set_ylim(-0.25, None)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure.suptitle(title)
+    return figure
+
+
+def _by_label(table: pd.DataFrame) -> pd.DataFrame:
+    """Indexed by occupation, or by prompt where an occupation is missing or has several prompts."""
+    one = table.occupation.notna() & ~table.occupation.duplicated(keep=False)
+    return table.set_index(table.occupation.where(one, table.prompt).rename("row"))
+
+
+def _ticks(labels: Iterable[str]) -> list[str]:
+    """Labels that leave room for the picture."""
+    return [label if len(label) <= 40 else f"{label[:39]}…" for label in labels]
+
+
+def _legend_above(axis, labels: list[str]) -> None:
+    axis.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(labels) + 1, borderaxespad=0.2, handletextpad=0.3)
+
+
+KINDS = ("convolution", "self-\nattention", "cross-\nattention", "feed-\nforward", "projection", "time", "norm")
+
+
+def _kind(name: str) -> str:
+    """Kind of layer that a U-Net weight belongs to."""
+    for part, kind in ((".attn1.", 1), (".attn2.", 2), ("norm", 6), (".ff.", 3), ("time_emb", 5), ("proj_", 4)):
+        if part in name:
+            return KINDS[kind]
+    return KINDS[0]
+
+
+def _block(name: str) -> str:
+    """'down 0', 'mid', 'up 2', 'input', 'output' or 'time' of a U-Net weight's name."""
+    first, second, *_ = name.split(".")
+    if first in ("down_blocks", "up_blocks"):
+        return f"{first.split('_')[0]} {second}"
+    return {"mid_block": "mid", "conv_in": "input", "time_embedding": "time"}.get(first, "output")
+
+
+def _block_order(block: str) -> tuple[int, str]:
+    return ("time", "input", "down", "mid", "up", "output").index(block.split()[0]), block
+
+
+def _batch_loss(held: int, number: int, share: float, confidence: float) -> float:
+    """Class loss of a batch in which `held` of `number` images are surely class 1."""
+    probs = torch.where(torch.arange(number) < held, 0.95, 0.05)
+    target, sure = rank_targets(probs, share)
+    return classification_loss(torch.stack([1 - probs, probs], 1).log(), target, sure >= confidence).item()

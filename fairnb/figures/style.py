@@ -1,0 +1,53 @@
+"""Colours, fonts and how a figure is saved."""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from fairnb.files import write_atomically
+
+# The field's colours for gender; the order of a dict is the order in which classes are drawn.
+COLOURS = {
+    "gender": {"male": "#2f6db3", "female": "#c8413b"},
+    "skin_tone": {"light": "#e8c4a2", "medium": "#c28e5c", "brown": "#8a5a35", "dark": "#4a2f1f"},
+    "age": {"young": "#6fbf9b", "old": "#5b3f8c"},
+    "race": {"WMELH": "#e69f00", "Black": "#222222", "Indian": "#009e73", "Asian": "#56b4e9"},
+}
+NO_FACE = "#e3b505"
+INK, SOFT, PALE = "#2b2b2b", "#8a8a8a", "#e6e6e6"
+SERIES = ("#4d4d4d", "#1b7f5c", "#b5651d", "#6a4c93")  # before, after, control, anything else: apart in grey as well
+
+
+sns.set_theme(
+    style="ticks",
+    rc={
+        **{"font.size": 9, "axes.titlesize": 10, "axes.labelsize": 9, "xtick.labelsize": 8.5, "ytick.labelsize": 8.5},
+        **{"legend.fontsize": 8.5, "legend.frameon": False, "figure.titlesize": 11, "figure.dpi": 100},
+        **{"axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": SOFT, "axes.labelcolor": INK},
+        **{"text.color": INK, "xtick.color": INK, "ytick.color": INK, "axes.linewidth": 0.8},
+        **{"xtick.major.width": 0.8, "ytick.major.width": 0.8, "figure.constrained_layout.use": True},
+    },
+)
+
+
+def save_figure(figure: Figure, folder: str | Path, name: str, caption: str) -> Figure:
+    """Write <folder>/figures/<name>.png and, for the report, its one-sentence caption <name>.txt; gives it back."""
+    plt.close(figure)  # a notebook would show an open one a second time
+    place = Path(folder) / "figures"
+    write_atomically(place / f"{name}.png", lambda path: figure.savefig(path, dpi=150, facecolor="white"))
+    write_atomically(place / f"{name}.txt", lambda path: path.write_text(caption.strip() + "\n", encoding="utf-8"))
+    return figure
+
+
+def new_figure(width: float, height: float, columns: int = 1, **options):
+    figure, axes = plt.subplots(1, columns, figsize=(width, height), **options)
+    plt.close(figure)
+    return figure, axes
+
+
+def readable_on(colour: str) -> str:
+    """Black or white, whichever is read better on a colour."""
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 150 else "white"

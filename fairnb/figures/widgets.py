@@ -1,0 +1,134 @@
+"""Things to move and choose in a notebook; each has a still figure that says the same where nobody can move it."""
+
+import io
+import os
+from pathlib import Path
+
+import ipywidgets
+import numpy as np
+import pandas as pd
+import torch
+from diffusers import StableDiffusionPipeline
+from facenet_pytorch import MTCNN
+from IPython import get_ipython
+from matplotlib.figure import Figure
+
+from fairnb.adapters.protocol import Adapter
+from fairnb.diffusion.sampling import decode, noise, sample
+from fairnb.figures.pictures import class_grid, picture_rows
+from fairnb.vision.classifiers import Classifier
+from fairnb.vision.faces import crop_faces, find_faces, load_detector
+
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def interactive() -> bool:
+    """Is there a notebook kernel, and somebody to move a slider? Runs without a browser set FAIRNB_HEADLESS to 1."""
+    return hasattr(get_ipython(), "kernel") and os.environ.get("FAIRNB_HEADLESS") != "1"
+
+
+@torch.no_grad()
+def perceived_classes(images: torch.Tensor, detector: MTCNN, judge: Classifier, attribute: str) -> list[str | None]:
+    """The class the judge gives the largest face of each image [N, 3, H, W]; None where no face is found."""
+    faces = find_faces(detector, images)
+    rows = np.flatnonzero(faces.found)
+    classes: list[str | None] = [None] * len(images)
+    if len(rows):
+        crops = crop_faces(images[rows], faces.boxes[rows], judge.size)
+        best = judge.probabilities(crops)[attribute].argmax(1).tolist()
+        for row, number in zip(rows, best, strict=True):
+            classes[row] = judge.classes[attribute][number]
+    return classes
+
+
+def strength_strip(
+    pipe: StableDiffusionPipeline,
+    adapter: Adapter,
+    prompt: str,
+    *,
+    images: int = 8,
+    steps: int,
+    guidance_scale: float,
+    seed: int,
+    judge: Classifier | None = None,
+    attribute: str = "gender",
+    title: str = "",
+) -> Figure:
+    """One row of pictures for each strength of a patch from 0 (the original model) to 1 (debiased), one noise a
+    column; with a judge every face is framed by its class. The pipeline has its own weights again afterwards."""
+    settings = {"images": images, "steps": steps, "guidance_scale": guidance_scale, "seed": seed}
+    rows = {strength: _draw(pipe, adapter, prompt, strength, **settings) for strength in STRENGTHS}
+    return _rows_figure(rows, judge, attribute, title or prompt)
+
+
+def strength_slider(
+    pipe: StableDiffusionPipeline,
+    adapter: Adapter,
+    prompt: str,
+    *,
+    images: int = 8,
+    steps: int,
+    guidance_scale: float,
+    seed: int,
+    judge: Classifier | None = None,
+    attribute: str = "gender",
+) -> ipywidgets.VBox:
+    """A slider for the strength of a patch above the pictures it gives; drawn when first asked for, then kept."""
+    slider = ipywidgets.SelectionSlider(options=STRENGTHS, description="strength", continuous_update=False)
+    picture = ipywidgets.Image(format="png")
+    settings = {"images": images, "steps": steps, "guidance_scale": guidance_scale, "seed": seed}
+    drawn: dict[float, bytes] = {}
+
+    def show(change: dict) -> None:
+        strength = change["new"]
+        if strength not in drawn:
+            rows = {strength: _draw(pipe, adapter, prompt, strength, **settings)}
+            drawn[strength] = _png(_rows_figure(rows, judge, attribute, prompt))
+        picture.value = drawn[strength]
+
+    slider.observe(show, names="value")
+    show({"new": slider.value})
+    return ipywidgets.VBox([slider, picture])
+
+
+def picture_browser(records: pd.DataFrame, attribute: str, *, folder: str | Path) -> ipywidgets.VBox:
+    """A list of the prompts above the class grid of the one chosen; `folder` is the one that `look` was given."""
+    choice = ipywidgets.Dropdown(options=list(records.prompt.unique()), description="prompt")
+    picture = ipywidgets.Image(format="png")
+    drawn: dict[str, bytes] = {}
+
+    def show(change: dict) -> None:
+        prompt = change["new"]
+        if prompt not in drawn:
+            figure = class_grid(records[records.prompt == prompt], attribute, folder=folder, title=prompt)
+            drawn[prompt] = _png(figure)
+        picture.value = drawn[prompt]
+
+    choice.observe(show, names="value")
+    show({"new": choice.value})
+    return ipywidgets.VBox([choice, picture])
+
+
+@torch.no_grad()
+def _draw(pipe, adapter: Adapter, prompt: str, strength: float, *, images, steps, guidance_scale, seed) -> torch.Tensor:
+    latents = noise(pipe, prompt, range(images), seed)
+    adapter.apply(pipe, strength)
+    try:
+        return decode(pipe, sample(pipe, prompt, latents, steps=steps, guidance_scale=guidance_scale))
+    finally:
+        adapter.remove(pipe)
+
+
+def _rows_figure(rows: dict[float, torch.Tensor], judge: Classifier | None, attribute: str, title: str) -> Figure:
+    labelled = {f"strength {strength:g}": pictures for strength, pictures in rows.items()}
+    if judge is None:
+        return picture_rows(labelled, title=title)
+    detector = load_detector(next(judge.parameters()).device)
+    classes = {label: perceived_classes(pictures, detector, judge, attribute) for label, pictures in labelled.items()}
+    return picture_rows(labelled, classes=classes, attribute=attribute, title=title)
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()

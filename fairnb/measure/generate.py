@@ -1,0 +1,113 @@
+"""Images on disk, resumable and the same on any number of processes; and the look that turns them into records."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+import torch
+from diffusers import StableDiffusionPipeline
+from tqdm import tqdm
+
+from fairnb.diffusion.fingerprint import fingerprint
+from fairnb.diffusion.pipeline import processes
+from fairnb.diffusion.sampling import decode, noise, sample
+from fairnb.errors import UserError
+from fairnb.files import read_json, write_json
+from fairnb.measure.images import image_path, is_whole_image, save_image
+from fairnb.prompts.templates import name_class
+
+PLAN = "generation.json"
+ROW = ("prompt_id", "prompt", "occupation", "split")
+
+
+def generate(
+    pipe: StableDiffusionPipeline,
+    prompts: pd.DataFrame | Iterable[dict],
+    *,
+    images: int,
+    folder: str | Path,
+    seed: int,
+    steps: int,
+    guidance_scale: float,
+    batch: int,
+    replace: bool = False,
+    progress: bool = True,
+) -> Path:
+    """Draw `images` pictures of each prompt into folder/prompt_<id>/img_<j>.png (8 bit, lossless).
+
+    `prompts`: rows with prompt_id, prompt, occupation, split (`fairnb.prompts.prompt_rows`) and, if wanted, the `words`
+    that each picture's prompt has besides (`draw_words`). Good files that are there are kept, empty or cut-off ones
+    redone: a killed call, made again, ends with the same files. Under `torchrun` the batches are divided over the
+    processes. The folder's generation.json says what it holds; a folder of another model or other settings is refused,
+    or emptied of its images with `replace`.
+    """
+    folder = Path(folder)
+    rows = _rows(prompts)
+    plan = {
+        "prompts": rows,
+        "images": images,
+        "seed": seed,
+        "steps": steps,
+        "guidance_scale": guidance_scale,
+        "batch": batch,
+        # A patch or LoRA changes the first, prefix tokens the second.
+        "unet": fingerprint(pipe.unet),
+        "text_encoder": fingerprint(pipe.text_encoder),
+        "vae": fingerprint(pipe.vae),
+    }
+    if guided_by := getattr(pipe, "guided_by", None):  # guidance changes no weight
+        plan["guided_by"] = guided_by
+    state = processes()
+    if state.is_main_process:
+        _claim(folder, plan, replace)
+    state.wait_for_everyone()
+    # A batch is redone as a whole where one of its images is missing: rounding depends on a batch's size, and so the
+    # bytes of a resumed run are those of one never killed.
+    work = [(row, list(range(start, min(start + batch, images)))) for row in rows for start in range(0, images, batch)]
+    mine = work[state.process_index :: state.num_processes]
+    for row, indices in tqdm(mine, desc="generate", unit="batch", disable=not (progress and state.is_main_process)):
+        paths = [image_path(folder, row["prompt_id"], index) for index in indices]
+        if missing := [number for number, path in enumerate(paths) if not is_whole_image(path)]:
+            latents = noise(pipe, row["prompt"], indices, seed)
+            prompt = row["prompt"]
+            if "words" in row:
+                prompt = [name_class(prompt, row["words"][index]) for index in indices]
+            with torch.no_grad():
+                pictures = decode(pipe, sample(pipe, prompt, latents, steps=steps, guidance_scale=guidance_scale))
+            for number in missing:
+                save_image(pictures[number], paths[number])
+    state.wait_for_everyone()
+    return folder
+
+
+def _rows(prompts: pd.DataFrame | Iterable[dict]) -> list[dict]:
+    rows = prompts.to_dict("records") if isinstance(prompts, pd.DataFrame) else list(prompts)
+    if not rows:
+        raise UserError("there is no prompt to generate: give at least one")
+    if missing := [key for key in ROW for row in rows if key not in row]:
+        raise UserError(f"a prompt row lacks '{missing[0]}': use fairnb.prompts.prompt_rows")
+    keys = [*ROW[1:], *(["words"] if "words" in rows[0] else [])]
+    rows = [{"prompt_id": int(row["prompt_id"]), **{key: row[key] for key in keys}} for row in rows]
+    ids = [row["prompt_id"] for row in rows]
+    if twice := {number for number in ids if ids.count(number) > 1}:
+        raise UserError(f"prompt_id {min(twice)} stands for two prompts: give each its own")
+    return rows
+
+
+def _claim(folder: Path, plan: dict, replace: bool) -> None:
+    """Write the plan first, so that every later image is known by it; refuse or empty a folder of another run."""
+    if (folder / PLAN).is_file():
+        there = read_json(folder / PLAN)
+        if there == plan:
+            return
+        if not replace:
+            key = next((key for key in plan if there.get(key) != plan[key]), "plan")
+            raise UserError(f"{folder} holds images of another run (its {key} differs): delete it or choose another")
+        for path in folder.glob("prompt_*/img_*.png"):
+            path.unlink()
+        for path in folder.glob("prompt_*"):
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+    elif folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
+        raise UserError(f"{folder} holds files that fairnb did not make: choose an empty folder")
+    write_json(folder / PLAN, plan)

@@ -1,0 +1,91 @@
+"""Photographs of people with captions, as a data set: read, looked at, and cleared of all that do not show one person.
+
+Two forms are read: MPII Human Pose (Andriluka et al., CVPR 2014) as it is downloaded, an annotation file .mat and a
+folder of images; and any folder of images with a captions file, as Hugging Face's image folders have.
+"""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from facenet_pytorch import MTCNN
+from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
+
+from fairnb.errors import UserError
+from fairnb.measure.judge import judge_images
+from fairnb.vision.classifiers import Classifier
+
+CAPTIONS = ("metadata.jsonl", "metadata.csv", "captions.csv")
+COLUMNS = ["path", "caption", "activity"]
+
+
+def read_mpii(annotations: str | Path, images: str | Path) -> pd.DataFrame:
+    """Images and activities of MPII Human Pose: a row for each image with an activity that lies in the folder `images`.
+
+    `path` is relative to `images`, `activity` the finest name that the annotation has ("bicycling, mountain"),
+    `caption` "a photo of a person, <activity>". `UserError` when the file is another, or no image of it is there.
+    """
+    try:  # NotImplementedError is what scipy says of a file of MATLAB 7.3
+        release = loadmat(annotations, struct_as_record=False, squeeze_me=True)["RELEASE"]
+        names = [str(each.image.name) for each in np.atleast_1d(release.annolist)]
+        activities = [each.act_name if isinstance(each.act_name, str) else "" for each in np.atleast_1d(release.act)]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError, MatReadError) as error:
+        raise UserError(
+            f"{annotations} cannot be read as MPII's annotation ({error}): give mpii_human_pose_v1_u12_1.mat"
+        ) from error
+    rows = [(name, f"a photo of a person, {what}", what) for name, what in zip(names, activities, strict=True) if what]
+    return _that_are_there(rows, images, annotations)
+
+
+def read_captioned(folder: str | Path) -> pd.DataFrame:
+    """Images and captions of a folder with metadata.jsonl, metadata.csv or captions.csv.
+
+    Each line names a file (`file_name`) and its caption (`text` or `caption`), and may name an `activity`; without one
+    the caption itself is the group by which shares are counted. `UserError` names the file and what it lacks.
+    """
+    path = next((Path(folder) / name for name in CAPTIONS if (Path(folder) / name).is_file()), None)
+    if path is None:
+        raise UserError(f"{folder} has no captions: write {CAPTIONS[0]} with file_name and text for each image")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix == ".jsonl":
+            lines = [json.loads(line) for line in text.splitlines() if line.strip()]
+        else:
+            lines = list(csv.DictReader(text.splitlines()))
+        rows = []
+        for line in lines:
+            caption = line["text"] if "text" in line else line["caption"]
+            rows.append((str(line["file_name"]), str(caption), str(line.get("activity") or caption)))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read as captions ({error}): give file_name and text in each line") from error
+    return _that_are_there(rows, folder, path)
+
+
+def one_person(photos: pd.DataFrame, folder: str | Path, detector: MTCNN, classifier: Classifier) -> pd.DataFrame:
+    """Records (`generate.look`) of the photographs with exactly one face, and of each its `caption`.
+
+    The activity stands as prompt, so `metrics.bias_by_prompt` tells the imbalance of each with its interval.
+    `UserError` when no photograph shows exactly one face.
+    """
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(photos.activity))}
+    rows = [
+        {"prompt_id": numbers[row.activity], "prompt": row.activity, "occupation": None, "split": "train"}
+        | {"image": number, "seed": 0, "path": row.path, "caption": row.caption}
+        for number, row in enumerate(photos.itertuples())
+    ]
+    records = judge_images(folder, detector, classifier, rows=rows)
+    alone = records[records.faces == 1].reset_index(drop=True)
+    if alone.empty:
+        raise UserError(f"of the {len(records)} photographs in {folder} none shows exactly one face: use others")
+    return alone
+
+
+def _that_are_there(rows: list[tuple], folder: str | Path, source: str | Path) -> pd.DataFrame:
+    there = [row for row in rows if (Path(folder) / row[0]).is_file()]
+    if not there:
+        example = f", for example {rows[0][0]}" if rows else ""
+        raise UserError(f"{folder} holds none of the {len(rows)} images that {source} names{example}: name another")
+    return pd.DataFrame(there, columns=COLUMNS)

@@ -1,0 +1,57 @@
+"""What a result came from: parameters, seeds, versions, commit, device."""
+
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fairnb.files import root
+from fairnb.profiles import Profile
+
+PACKAGES = ["torch", "diffusers", "transformers", "accelerate", "facenet-pytorch", "numpy", "pandas", "scipy"]
+
+
+def provenance(parameters: Profile | dict, seeds: list[int] | None = None) -> dict:
+    """What a result came from: parameters, seeds, package versions, git commit, device and time (UTC).
+
+    Paths inside the repository are written relative to it, so that equal runs in different places look equal.
+    """
+    values = parameters.model_dump() if isinstance(parameters, Profile) else dict(parameters)
+    if seeds is None:
+        seeds = [values["seed"]] if "seed" in values else []
+    return {
+        "parameters": relative(values),
+        "seeds": seeds,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "git_commit": _git_commit(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU",
+        "processors": os.cpu_count(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def relative(value: Any) -> Any:
+    """The same mapping or list with paths inside the repository made relative to it."""
+    if isinstance(value, dict):
+        return {key: relative(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [relative(inner) for inner in value]
+    if isinstance(value, str) and Path(value).is_absolute() and Path(value).is_relative_to(root()):
+        return Path(value).relative_to(root()).as_posix()
+    return value
+
+
+def _git_commit() -> str | None:
+    """The commit, with "+changes" where tracked files differ from it; None outside a repository."""
+    git = ["git", "-C", str(root())]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True).returncode
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{commit}+changes" if changed else commit

@@ -1,0 +1,104 @@
+"""One result, trained several times: how far its figures spread, and whether a further run lies within that.
+
+A run "reproduces" a figure when it lies in the 95 % prediction interval of the runs before it: mean -/+ t s
+sqrt(1 + 1/n) with Student's t of n - 1 degrees of freedom, which is wide for few runs. It holds for the same settings
+with another seed; other settings are another question, and are refused.
+"""
+
+from collections.abc import Sequence
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from scipy.stats import t as student
+
+from fairnb.errors import UserError
+from fairnb.files import read_json, require, write_json
+from fairnb.measure.provenance import relative
+from fairnb.profiles import Profile, load_profile
+
+# Settings in which runs of one result may differ; experiments are other results.
+OWN = ("name", "seed", "device", "output", "experiments")
+LEAST = 0.02  # of the mean, half of the narrowest tolerance: another processor rounds otherwise, and faces turn
+NEURONS_MINUS_RANDOM = "bias_neurons_minus_random"
+
+
+def write_spread(folders: Sequence[str | Path], path: str | Path) -> Path:
+    """Write the figures of several runs (output folders of one profile) and their settings as JSON.
+
+    `UserError` for fewer than two runs, one without a result, the same seed twice, or other settings.
+    """
+    if len(folders) < 2:
+        raise UserError(f"{len(folders)} run has no spread: give two or more output folders, of different seeds")
+    profiles, summaries = zip(*map(read_run, folders), strict=True)
+    settings, seeds = _settings(profiles[0]), [profile.seed for profile in profiles]
+    for profile in profiles:
+        _check_settings(settings, profile)
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"the runs have seeds {', '.join(map(str, seeds))}: give each seed once")
+    figures = pd.DataFrame([_figures(*run) for run in zip(profiles, summaries, strict=True)])
+    return write_json(path, {"settings": settings, "seeds": seeds, "figures": figures.to_dict("list")})
+
+
+def read_spread(path: str | Path) -> pd.DataFrame:
+    """One row a figure: n, mean, std, least, most, and low and high, between which a further run is expected."""
+    content = read_json(path)
+    try:
+        figures = pd.DataFrame(content["figures"], index=content["seeds"]).astype(float)
+        dict(content["settings"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} holds no spread of several runs: write it with fairnb spread") from error
+    n, mean, std = len(figures), figures.mean(), figures.std()
+    half = (student.ppf(0.975, n - 1) * std * sqrt(1 + 1 / n)).clip(lower=LEAST * mean.abs())
+    table = pd.DataFrame({"n": n, "mean": mean, "std": std, "least": figures.min(), "most": figures.max()})
+    table["low"], table["high"] = mean - half, mean + half
+    shares = (table.least >= 0) & (table.most <= 1) & ~table.index.str.endswith(NEURONS_MINUS_RANDOM)
+    table.loc[shares, ["low", "high"]] = table.loc[shares, ["low", "high"]].clip(0, 1)
+    return table.rename_axis("figure")
+
+
+def read_run(folder: str | Path) -> tuple[Profile, dict[str, Any]]:
+    """The profile of an output folder and its summary; `UserError` unless notebook 07 was run there."""
+    path = require(Path(folder) / "summary.json", "07_plot_bias")
+    summary = read_json(path)
+    try:
+        profile = load_profile(summary["provenance"]["parameters"])
+        summary[profile.attribute]["bias_after"] - summary[profile.attribute]["bias_random_control"]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} has no result yet: run notebook 07_plot_bias first") from error
+    return profile, summary
+
+
+def place(path: str | Path, profile: Profile, summary: dict[str, Any]) -> pd.DataFrame:
+    """A run beside a spread file: one row a figure, with `this run`, mean, low and high of the others, and `inside`.
+
+    `UserError` when the run has other settings than those of the spread.
+    """
+    table = read_spread(path)[["mean", "low", "high"]]
+    _check_settings(read_json(path)["settings"], profile)
+    table.insert(0, "this run", pd.Series(_figures(profile, summary), dtype=float).reindex(table.index))
+    table["inside"] = table["this run"].between(table.low - 1e-12, table.high + 1e-12)
+    return table
+
+
+def _figures(profile: Profile, summary: dict[str, Any]) -> dict[str, float]:
+    figures = {name: value for name, value in summary.items() if name not in ("minutes", "provenance")}
+    flat = pd.json_normalize(figures).select_dtypes("number").iloc[0].to_dict()
+    after, control = (summary[profile.attribute][f"bias_{name}"] for name in ("after", "random_control"))
+    return flat | {f"{profile.attribute}.{NEURONS_MINUS_RANDOM}": after - control}
+
+
+def _settings(profile: Profile) -> dict[str, Any]:
+    return {name: value for name, value in relative(profile.model_dump()).items() if name not in OWN}
+
+
+def _check_settings(wanted: dict[str, Any], profile: Profile) -> None:
+    wanted = _settings(load_profile({**wanted, "name": "spread"}))  # with the defaults of keys it does not know yet
+    one, two = (pd.json_normalize(settings).iloc[0].to_dict() for settings in (wanted, _settings(profile)))
+    for key in sorted(one.keys() | two.keys()):
+        if str(one.get(key)) != str(two.get(key)):
+            raise UserError(
+                f"profile {profile.name} has {key} = {two.get(key)}, the runs of the spread {one.get(key)}: "
+                "only runs of the same settings can be compared"
+            )

@@ -1,0 +1,124 @@
+"""Which class each image of a batch should get, and how sure that is."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from scipy.stats import binom
+
+from fairnb.errors import UserError
+from fairnb.vision.perception import NO_FACE
+
+# {"gender": [K] shares} or, jointly, {("gender", "age"): [K1, K2] shares}; several keys are aligned one by one.
+Shares = Mapping[str | tuple[str, ...], object]
+
+
+def rank_targets(probs: torch.Tensor, share: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Targets [N] (0 or 1) and confidence [N] from p(class 1) [N]: the `share` of the images ranked highest get 1.
+
+    In a fair draw the number C of class-1 images is Binomial(N, share). The image at rank i (0 is the highest) keeps
+    its target with probability P(C > i) where that is 1, P(C <= i) where it is 0: right for every share.
+    """
+    _checked_shares("two classes", [1 - share, share], (2,))
+    number = len(probs)
+    ranks = torch.empty(number, dtype=torch.long)
+    ranks[probs.detach().cpu().argsort(descending=True, stable=True)] = torch.arange(number)
+    targets = (ranks < round(share * number)).long()
+    above = torch.from_numpy(binom.sf(ranks.numpy(), number, share))
+    confidence = torch.where(targets == 1, above, 1 - above)
+    return targets.to(probs.device), confidence.float().to(probs.device)
+
+
+def transport_targets(
+    probs: torch.Tensor | Mapping[str, torch.Tensor],
+    shares: object,
+    draws: int = 100,
+    generator: torch.Generator | None = None,
+) -> tuple[torch.Tensor | dict[str, torch.Tensor], torch.Tensor]:
+    """Targets [N] and confidence [N] by optimal transport, for any number of classes.
+
+    Class counts are drawn from `shares` ([K], or [K1,K2,...] over the attributes of a mapping of `probs`, each
+    [N,K_a]); images are assigned to them at the least total distance between probabilities and one-hot classes (over
+    several attributes the root of the summed squares). The confidence of a class is the part of the draws that give
+    it; the target is the surest class. A mapping gives targets per attribute, from one assignment to joint classes.
+    """
+    several = {"": probs} if isinstance(probs, torch.Tensor) else probs
+    sizes = tuple(values.shape[1] for values in several.values())
+    shares = _checked_shares(" and ".join(several) or "the attribute", shares, sizes)
+    number = len(next(iter(several.values())))
+    cost = _cost(list(several.values()), sizes)
+    drawn = torch.multinomial(shares.flatten(), draws * number, replacement=True, generator=generator)
+    kept = np.zeros_like(cost)
+    lots, times = np.unique(drawn.view(draws, number).sort().values.numpy(), axis=0, return_counts=True)
+    for classes, repeats in zip(lots, times, strict=True):
+        rows, columns = linear_sum_assignment(cost[:, classes])
+        kept[rows, classes[columns]] += repeats / draws
+    device = next(iter(several.values())).device
+    confidence = torch.from_numpy(kept.max(1)).float().to(device)
+    cells = np.unravel_index(kept.argmax(1), sizes)
+    targets = {name: torch.from_numpy(cell).to(device) for name, cell in zip(several, cells, strict=True)}
+    return (targets[""] if isinstance(probs, torch.Tensor) else targets), confidence
+
+
+def targets(
+    probs: Mapping[str, torch.Tensor],
+    shares: Shares,
+    *,
+    found: torch.Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Targets [N] and confidence [N] per attribute that `shares` names; the rank rule for two classes, else transport.
+
+    `probs` maps attributes to [N,K]; images not `found` ([N] bool) to have a face are left out: their target is
+    `NO_FACE`, their confidence 0. A key of `shares` that is a tuple of attributes aligns them jointly. `UserError`
+    when shares do not sum to 1, have another number of classes, or name an attribute without probabilities.
+    """
+    number = len(next(iter(probs.values())))
+    device = next(iter(probs.values())).device
+    faces = torch.ones(number, dtype=torch.bool, device=device) if found is None else found.to(device)
+    chosen, sure = {}, {}
+    for key, wanted in shares.items():
+        names = (key,) if isinstance(key, str) else key
+        if missing := [name for name in names if name not in probs]:
+            raise UserError(f"shares name '{missing[0]}', which the classifier does not give: use {', '.join(probs)}")
+        wanted = _checked_shares(" and ".join(names), wanted, tuple(probs[name].shape[1] for name in names))
+        if not faces.any():
+            given, confidence = {name: torch.empty(0, device=device) for name in names}, torch.empty(0, device=device)
+        elif wanted.shape == (2,):
+            given, confidence = rank_targets(probs[names[0]][faces, 1], wanted[1].item())
+            given = {names[0]: given}
+        else:
+            given, confidence = transport_targets(
+                {name: probs[name][faces] for name in names}, wanted, generator=generator
+            )
+        for name in names:
+            chosen[name] = torch.full((number,), NO_FACE, device=device)
+            chosen[name][faces] = given[name].long()
+            sure[name] = torch.zeros(number, device=device)
+            sure[name][faces] = confidence
+    return chosen, sure
+
+
+def _cost(probs: list[torch.Tensor], sizes: tuple[int, ...]) -> np.ndarray:
+    """[N, K1*K2*...] distance of each image's probabilities to each (joint) class."""
+    squares = np.zeros((len(probs[0]), *sizes))
+    for axis, values in enumerate(probs):
+        values = values.detach().double().cpu()
+        distance = torch.cdist(
+            values, torch.eye(sizes[axis], dtype=torch.float64), compute_mode="donot_use_mm_for_euclid_dist"
+        )
+        shape = [len(values)] + [1] * len(sizes)
+        shape[axis + 1] = sizes[axis]
+        squares += distance.square().numpy().reshape(shape)
+    return np.sqrt(squares).reshape(len(squares), -1)
+
+
+def _checked_shares(what: str, shares: object, sizes: tuple[int, ...]) -> torch.Tensor:
+    """Shares as a float64 tensor of shape `sizes`; `UserError` unless they are one distribution over the classes."""
+    wanted = torch.as_tensor(shares, dtype=torch.float64).cpu()
+    if tuple(wanted.shape) != sizes:
+        raise UserError(f"shares of {what} have shape {tuple(wanted.shape)}: give {sizes}, one share per class")
+    if not (wanted >= 0).all() or abs(wanted.sum().item() - 1) > 1e-3:
+        raise UserError(f"shares of {what} sum to {wanted.sum().item():g}: give shares from 0 to 1 that sum to 1")
+    return wanted / wanted.sum()

@@ -1,0 +1,138 @@
+"""Contrastive fine-tuning on triplets."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from diffusers import DDPMScheduler, StableDiffusionPipeline
+
+from fairnb.adapters.protocol import Adapter
+from fairnb.diffusion.pipeline import tokenize
+from fairnb.measure.images import load_image
+from fairnb.profiles import Finetune
+from fairnb.seeds import stable_seed
+from fairnb.training import loop
+from fairnb.training.triplets import ROLES, read_triplets
+
+
+@dataclass
+class ContrastiveRun:
+    """One run: triplets from `folder`, the adapter they train, and the loop's settings (`images` triplets an update).
+
+    `loss` is the paper's ("contrastive", see `contrastive_loss`), or "denoise": the mean square error of the predicted
+    noise of anchor and positive, both under the anchor's caption, so that it is learned with both classes alike.
+    `stages` names the parts that are trained, one after the other for equally many updates: (("text_encoder",),
+    ("unet",), ("text_encoder", "unet")) is the paper's sequence. More than one needs a LoRA of both.
+    """
+
+    pipe: StableDiffusionPipeline
+    adapter: Adapter
+    folder: Path
+    settings: Finetune
+    seed: int
+    loss: Literal["contrastive", "denoise"] = "contrastive"
+    shared: bool = True
+    stages: Sequence[Sequence[str]] = (("text_encoder", "unet"),)
+
+    @cached_property
+    def triplets(self) -> pd.DataFrame:
+        """The metadata with a row a triplet and a column a role: file_name and text."""
+        return read_triplets(self.folder).pivot(index="triplet", columns="role", values=["file_name", "text"])
+
+    @cached_property
+    @torch.no_grad()
+    def latents(self) -> dict[str, torch.Tensor]:
+        """The VAE's latents [N, C, h, w] of all pictures of each role."""
+        encoded = {}
+        for role in ROLES:
+            parts = []
+            for name in self.triplets.file_name[role]:
+                picture = load_image(self.folder / name)[None].to(self.pipe.device, self.pipe.vae.dtype)
+                parts.append(self.pipe.vae.encode(picture).latent_dist.mean.float())
+            encoded[role] = torch.cat(parts) * self.pipe.vae.config.scaling_factor
+        return encoded
+
+    def train(self, validate: Callable[[], float] | None, folder: str | Path, record: dict) -> pd.DataFrame:
+        """Train in the one loop (`training.train`); `validate` tells the bias of the model as it stands."""
+        accelerator = Accelerator(cpu=not torch.cuda.is_available())
+        return loop.train(self.adapter, self.settings, folder, self.gradient, validate, record, accelerator)
+
+    def gradient(self, number: int) -> dict:
+        """Put the gradient of update `number` into the adapter's parameters; returns its losses."""
+        rng = np.random.default_rng(stable_seed(self.seed, "triplets", number))
+        count = min(self.settings.images, len(self.triplets))
+        rows = np.sort(rng.choice(len(self.triplets), count, replace=False))
+        chosen = self.triplets.iloc[rows]
+        generator = torch.Generator().manual_seed(stable_seed(self.seed, "noise", number))
+        scheduler = DDPMScheduler.from_config(self.pipe.scheduler.config)  # samplers know no velocity
+        predicted, texts, wanted = {}, {}, {}
+        alone = self.loss == "denoise"
+        for role in ROLES[:2] if alone else ROLES:
+            latents = self.latents[role][rows]
+            if role == ROLES[0] or not self.shared:
+                added = torch.randn(latents.shape, generator=generator).to(latents)
+                at = torch.randint(scheduler.config.num_train_timesteps, (count,), generator=generator).to(
+                    latents.device
+                )
+            noisy = scheduler.add_noise(latents, added, at)
+            states, texts[role] = self._texts(chosen.text[ROLES[0] if alone else role].tolist())
+            predicted[role] = self.pipe.unet(noisy.to(states.dtype), at, encoder_hidden_states=states).sample.float()
+            velocity = scheduler.config.prediction_type == "v_prediction"
+            wanted[role] = scheduler.get_velocity(latents, added, at) if velocity else added
+        if alone:
+            errors = [(predicted[role] - wanted[role]).square().mean() for role in predicted]
+            losses = {"loss": sum(errors) / len(errors)}
+        else:
+            losses = contrastive_loss(predicted, wanted["positive"], texts)
+        losses["loss"].backward()
+        self._rest(number)
+        return {name: value.item() for name, value in losses.items()} | {"prompt": chosen.text["anchor"].iloc[0]}
+
+    def _texts(self, captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The text encoder's states [N, L, D] and pooled features [N, D]."""
+        out = self.pipe.text_encoder(tokenize(self.pipe, captions))
+        return out.last_hidden_state, out.pooler_output
+
+    def _rest(self, number: int) -> None:
+        """Let the parts rest that this stage does not train."""
+        if len(self.stages) == 1:
+            return
+        stage = self.stages[number * len(self.stages) // self.settings.updates]
+        for name in self.adapter.shapes():
+            if name.partition(".")[0] not in stage:
+                for factor in self.adapter.factors(name):
+                    factor.grad = None
+
+
+def contrastive_loss(
+    predicted: dict[str, torch.Tensor],
+    added: torch.Tensor,
+    texts: dict[str, torch.Tensor],
+) -> dict[str, torch.Tensor]:
+    """The paper's loss of a batch of triplets, and its three parts.
+
+    `predicted` holds the predicted noise [N, C, h, w] of each role, `added` the noise of the positives, `texts` the
+    text encoder's features [N, D] of each role::
+
+        denoise   MSE(predicted positive, added)
+        text      mean (cos(anchor, positive) - cos(anchor, negative))^2
+        vision    (1 - MSE(positive, negative))^2 + MSE(positive, anchor)^2
+
+    so that a person of the other classes is as near to the anchor's text as one of the same, and the positive's noise
+    is nearer to the anchor's than to the negative's.
+    """
+    denoise = (predicted["positive"] - added).square().mean()
+    cosine = torch.nn.functional.cosine_similarity
+    near, far = (cosine(texts["anchor"], texts[role], dim=-1) for role in ("positive", "negative"))
+    text = (near - far).square().mean()
+    apart = (predicted["positive"] - predicted["negative"]).square().mean()
+    together = (predicted["positive"] - predicted["anchor"]).square().mean()
+    vision = (1 - apart).square() + together.square()
+    total = 0.5 * denoise + 0.1 * text + 0.4 * vision
+    return {"loss": total, "denoise": denoise, "text": text, "vision": vision}

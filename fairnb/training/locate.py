@@ -1,0 +1,179 @@
+"""Locate bias neurons."""
+
+import hashlib
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from diffusers import StableDiffusionPipeline
+
+from fairnb.adapters.neuron_sets import NeuronSet, count_neurons, difference, flat_offsets, intersection
+from fairnb.diffusion.pipeline import encode_prompts
+from fairnb.diffusion.sampling import fresh_scheduler, noise
+from fairnb.errors import UserError
+from fairnb.prompts.attributes import AGE, GENDER, Attribute
+from fairnb.prompts.templates import photo_of
+
+FAMILIES = ("bias", "have_bias", "no_bias")
+LOCATE_STEPS = 20  # the schedule in which the published timestep 699 stands
+
+
+@dataclass
+class Located:
+    """The found neurons, how often each weight was kept per family (int16, in the weights' shapes), and the pairs."""
+
+    neurons: NeuronSet
+    counts: dict[str, dict[str, torch.Tensor]]
+    pairs: pd.DataFrame
+    settings: dict
+
+
+def contrast_pairs(
+    attribute: Attribute, occupations: Sequence[str], contents: Sequence[str], contexts: Sequence[str], seed: int
+) -> pd.DataFrame:
+    """One prompt pair per occupation and family; columns family, occupation, left, right.
+
+    *bias*: only the attribute differs; *have_bias*: attribute and content differ; *no_bias*: only content differs. Of
+    an attribute with more than two classes, two are drawn for each occupation.
+    """
+    if not occupations or not contents or len(set(contexts)) < 2:
+        raise UserError("contrast pairs need at least one occupation, one content and two contexts: add them")
+    other = GENDER if attribute.name == AGE.name else AGE
+    rows = []
+    for occupation in occupations:
+        digest = hashlib.sha256(f"{seed}|{attribute.name}|{occupation}".encode()).digest()
+        rng = random.Random(int.from_bytes(digest[:8], "big"))
+        one, two = attribute.words if len(attribute.words) == 2 else rng.sample(attribute.words, 2)
+        stranger = rng.choice([name for name in occupations if name != occupation] or [occupation])
+        here, there = (f" {context}" for context in rng.sample(sorted(set(contexts)), 2))
+        pairs = {
+            "bias": (photo_of(f"{one} {occupation}"), photo_of(f"{two} {occupation}")),
+            "have_bias": (photo_of(f"{one} {stranger}") + here, photo_of(f"{two} {occupation}") + there),
+            "no_bias": (photo_of(f"{rng.choice(other.words)} {occupation}"), photo_of(rng.choice(list(contents)))),
+        }
+        rows += [(family, occupation, *pairs[family]) for family in FAMILIES]
+    return pd.DataFrame(rows, columns=["family", "occupation", "left", "right"])
+
+
+def locate(
+    pipe: StableDiffusionPipeline,
+    attribute: Attribute,
+    occupations: Sequence[str],
+    *,
+    k: int,
+    frequency: float,
+    timestep: int,
+    contents: Sequence[str],
+    contexts: Sequence[str],
+    seed: int,
+) -> Located:
+    """Bias neurons of an attribute: for each pair keep the `k` weights of largest gradient, then count over pairs.
+
+    The gradient is that of sum|eps(x, left) - eps(x, right)| at one noise x shared by all pairs and the step of a
+    20-step schedule nearest to `timestep`. The published loop runs 20 steps with guidance at latents that never
+    advance and throws 19 gradients away; guidance only scales the difference, so one pass gives the same set. A
+    weight is kept in a family when it is in the top k of more than `frequency` of the occupations. Beside the U-Net
+    this needs 12 k bytes a few times over, one dense gradient tensor at a time, and 6 bytes a weight on the CPU for
+    the counts. `UserError` when k exceeds the model.
+    """
+    total = sum(weight.numel() for weight in pipe.unet.parameters())
+    if not 1 <= k <= total:
+        raise UserError(f"k = {k} weights cannot be kept of a U-Net with {total}: use 1 to {total}")
+    pairs = contrast_pairs(attribute, occupations, contents, contexts, seed)
+    scheduler = fresh_scheduler(pipe, LOCATE_STEPS)
+    step = scheduler.timesteps[(scheduler.timesteps - timestep).abs().argmin()]
+    latents = noise(pipe, "", [0], seed).to(pipe.unet.dtype) * scheduler.init_noise_sigma
+    latents = scheduler.scale_model_input(latents, step)
+    flat = {family: torch.zeros(total, dtype=torch.int16) for family in FAMILIES}
+    with _gradients_to(pipe.unet, k) as top:
+        for pair in pairs.itertuples():
+            with torch.no_grad():
+                embeds = encode_prompts(pipe, [pair.left, pair.right])
+            left, right = pipe.unet(torch.cat([latents] * 2), step, encoder_hidden_states=embeds).sample
+            (left - right).abs().sum().backward()
+            flat[pair.family][top.take()] += 1
+    counts = {family: _by_tensor(pipe.unet, values) for family, values in flat.items()}
+    least = frequency * len(occupations)
+    neurons = select(counts, least)
+    settings = {
+        "attribute": attribute.name,
+        "k": k,
+        "frequency": frequency,
+        "timestep": int(step),
+        "occupations": list(occupations),
+        "seed": seed,
+        "found": count_neurons(neurons),
+        "weights": total,
+    }
+    return Located(neurons, counts, pairs, settings)
+
+
+def select(counts: dict[str, dict[str, torch.Tensor]], least: float) -> NeuronSet:
+    """(bias and have_bias) less no_bias, each family being the weights kept for more than `least` occupations."""
+    bias, have_bias, no_bias = (
+        {name: (kept.flatten() > least).nonzero().flatten() for name, kept in counts[family].items()}
+        for family in FAMILIES
+    )
+    return difference(intersection(bias, have_bias), no_bias)
+
+
+class _Top:
+    """The k largest |gradient| over all tensors seen since the last `take`, holding few more than k of them."""
+
+    def __init__(self, k: int):
+        self.k = k
+        self.parts: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.held, self.least = 0, -1.0
+
+    def add(self, gradient: torch.Tensor, start: int) -> None:
+        values = gradient.abs().flatten()
+        at = (values > self.least).nonzero().flatten()
+        self.parts.append((values[at], at + start))
+        self.held += len(at)
+        if self.held > 3 * self.k:
+            self._shrink()
+
+    def take(self) -> torch.Tensor:
+        """Global flat indices, on the CPU; starts anew."""
+        self._shrink()
+        indices = self.parts[0][1].cpu()
+        self.parts, self.held, self.least = [], 0, -1.0
+        return indices
+
+    def _shrink(self) -> None:
+        values, indices = (torch.cat(column) for column in zip(*self.parts, strict=True))
+        values, at = values.topk(min(self.k, len(values)), sorted=False)
+        self.parts, self.held, self.least = [(values, indices[at])], len(values), values.min().item()
+
+
+@contextmanager
+def _gradients_to(unet: torch.nn.Module, k: int) -> Iterator[_Top]:
+    """While it lasts, every weight's gradient goes to a `_Top` as soon as it is complete, and is freed."""
+    top = _Top(k)
+    offsets = flat_offsets(unet)
+    before = {name: weight.requires_grad for name, weight in unet.named_parameters()}
+    hooks = []
+    for name, weight in unet.named_parameters():
+
+        def collect(weight: torch.Tensor, start: int = offsets[name][0]) -> None:
+            top.add(weight.grad, start)
+            weight.grad = None
+
+        hooks.append(weight.requires_grad_().register_post_accumulate_grad_hook(collect))
+    try:
+        yield top
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for name, weight in unet.named_parameters():
+            weight.requires_grad_(before[name])
+
+
+def _by_tensor(unet: torch.nn.Module, flat: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {
+        name: flat[start : start + size].view(unet.get_parameter(name).shape)
+        for name, (start, size) in flat_offsets(unet).items()
+    }

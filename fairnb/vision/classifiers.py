@@ -1,0 +1,255 @@
+"""Image classifiers: the guide, which gives gradients, and the judge, which reports.
+
+Three kinds of model serve, told apart by what lies there: a transformers image classifier (a folder or a hub id), a
+CLIP used zero-shot, and a MobileNetV3-Large state dict (a .pt, .pth or .safetensors file) as FFD (Shen et al., ICLR
+2024) trained them. Each is a module from pixels to logits; which of its outputs mean which class is declared in a
+`Source`, or written in the model's own labels as "attribute:class" ("gender:female"), as mini-sd's are.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch.nn.functional import interpolate, normalize
+from torchvision.models import mobilenet_v3_large
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+
+from fairnb.diffusion.pipeline import explain_missing
+from fairnb.errors import UserError
+from fairnb.profiles import Source
+from fairnb.prompts.attributes import get_attribute
+from fairnb.vision.encoders import load_clip
+
+Table = dict[str, dict[str, list[int]]]  # attribute -> class -> columns of the model's output that mean it
+WEIGHTS = (".pt", ".pth", ".safetensors")
+
+
+class Classifier(torch.nn.Module):
+    """Logits per attribute for images [N, 3, H, W] in [-1, 1] of any size, differentiable.
+
+    `model` maps normalised images of side `size` to logits [N, C]; `classes` has each attribute's class names, in the
+    order of `table`. Several columns of one class are summed as probabilities (logsumexp). `accuracy` (attribute ->
+    share) and `confusion` (attribute -> array [K true, K seen]) are what was measured, where an accuracy.json says it.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        table: Table | None = None,
+        size: int | None = None,
+        mean: Sequence[float] = (0.5, 0.5, 0.5),
+        std: Sequence[float] = (0.5, 0.5, 0.5),
+    ):
+        super().__init__()
+        self.model = model
+        self.size = size or model.config.image_size
+        self.table = table or own_table(model.config)
+        self.classes = {attribute: tuple(classes) for attribute, classes in self.table.items()}
+        self.accuracy: dict[str, float] = {}
+        self.confusion: dict[str, np.ndarray] = {}
+        mean, std = torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
+        self.register_buffer("scale", 0.5 / std, persistent=False)
+        self.register_buffer("shift", (0.5 - mean) / std, persistent=False)
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Logits [N, K] for each attribute."""
+        if images.shape[-1] != self.size or images.shape[-2] != self.size:
+            images = interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
+        output = self.model(images * self.scale + self.shift)
+        logits = getattr(output, "logits", output)
+        return {
+            attribute: torch.stack([logits[:, columns].logsumexp(1) for columns in classes.values()], 1)
+            for attribute, classes in self.table.items()
+        }
+
+    @torch.no_grad()
+    def probabilities(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Class probabilities [N, K] for each attribute."""
+        return {attribute: logits.softmax(-1) for attribute, logits in self(images).items()}
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """What the model makes of images before its last layer decides: normalised features [N, D], differentiable."""
+        last = [module for module in self.model.modules() if isinstance(module, torch.nn.Linear)][-1]
+        seen = []
+        hook = last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        try:
+            self(images)
+        finally:
+            hook.remove()
+        return normalize(seen[0].flatten(1), dim=-1)
+
+
+class Several(Classifier):
+    """Classifiers of different attributes as one; each sees the images at its own size."""
+
+    def __init__(self, parts: Sequence[Classifier]):
+        torch.nn.Module.__init__(self)
+        self.parts = torch.nn.ModuleList(parts)
+        self.size = max(part.size for part in parts)
+        self.classes = {attribute: classes for part in parts for attribute, classes in part.classes.items()}
+        if len(self.classes) < sum(len(part.classes) for part in parts):
+            raise UserError("two classifiers answer for the same attribute: leave one of them out")
+        self.accuracy = {name: value for part in parts for name, value in part.accuracy.items()}
+        self.confusion = {name: counts for part in parts for name, counts in part.confusion.items()}
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Logits [N, K] for each attribute of each part."""
+        return {attribute: logits for part in self.parts for attribute, logits in part(images).items()}
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """The features of all parts side by side, normalised."""
+        return normalize(torch.cat([part.features(images) for part in self.parts], 1), dim=-1)
+
+
+class ZeroShot(torch.nn.Module):
+    """CLIP's logits [N, C] of images against the features [C, D] of one text per class."""
+
+    def __init__(self, clip: torch.nn.Module, features: torch.Tensor):
+        super().__init__()
+        self.clip = clip
+        self.texts = torch.nn.Linear(features.shape[1], len(features), bias=False)
+        self.texts.weight.data = features
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.clip.model.logit_scale.exp() * self.texts(self.clip.image_features(images))
+
+
+def own_table(config) -> Table:
+    """The table of a model whose labels are written attribute:class."""
+    table: Table = {}
+    for column, label in sorted(config.id2label.items()):
+        attribute, separator, name = label.partition(":")
+        if not separator:
+            raise UserError(
+                f"label '{label}' of {config.name_or_path} is not written attribute:class: declare 'labels' for it"
+            )
+        table.setdefault(attribute, {}).setdefault(name, []).append(column)
+    return table
+
+
+def load_classifier(source: str | Path | Source | Sequence[Source], device: torch.device | str = "cpu") -> Classifier:
+    """Load what a profile's `guide` or `judge` names, frozen.
+
+    `UserError` when a model is missing or damaged, a class has no label, or a label no class.
+    """
+    if isinstance(source, (list, tuple)):
+        parts = [load_classifier(part, device) for part in source]
+        return parts[0] if len(parts) == 1 else Several(parts)
+    source = source if isinstance(source, Source) else Source(model=str(source))
+    path = Path(source.model)
+    if path.suffix in WEIGHTS:
+        classifier = _mobilenet(source, path)
+    else:
+        config = _load(AutoConfig, source)
+        zero_shot = "CLIPModel" in (config.architectures or [])
+        classifier = _clip(source) if zero_shot else _image_classifier(source)
+    if (path / "accuracy.json").is_file():
+        _tell_accuracy(classifier, path / "accuracy.json")
+    return classifier.eval().requires_grad_(False).to(device)
+
+
+def _tell_accuracy(classifier: Classifier, path: Path) -> None:
+    try:
+        measured = json.loads(path.read_text(encoding="utf-8"))
+        classifier.accuracy = dict(measured["accuracy"])
+        for attribute, counts in measured.get("confusion", {}).items():
+            names = classifier.classes[attribute]
+            classifier.confusion[attribute] = np.array([[counts[true][seen] for seen in names] for true in names])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} does not tell the accuracy ({error}): measure it or delete it") from error
+
+
+def declared_table(source: Source, labels: dict[int, object], whole: bool = True) -> Table:
+    """The columns of every class that `source.labels` declares, by the model's own `labels` (column -> label).
+
+    `UserError` for a label the model does not have, a class without one and, where the table must name the `whole`
+    output, a label without a class: a class left out would be seen as the others.
+    """
+    columns = {str(label): column for column, label in labels.items()}
+    table = {
+        attribute: {name: [str(label) for label in _listed(wanted)] for name, wanted in classes.items()}
+        for attribute, classes in (source.labels or {}).items()
+    }
+    declared = [label for classes in table.values() for wanted in classes.values() for label in wanted]
+    for label in declared:
+        if label not in columns:
+            known = ", ".join(list(columns)[:20])
+            raise UserError(f"{source.model} has no label '{label}': declare 'labels' with some of {known}")
+    for label in columns if whole else ():
+        if label not in declared:
+            raise UserError(f"label '{label}' of {source.model} belongs to no class: declare it under 'labels'")
+    return _ordered(
+        source,
+        {a: {name: [columns[label] for label in wanted] for name, wanted in cs.items()} for a, cs in table.items()},
+    )
+
+
+def _ordered(source: Source, table: Table) -> Table:
+    """The table with every attribute's classes in their order; `UserError` for one that is missing or unknown."""
+    for attribute, classes in table.items():
+        for name in classes:
+            get_attribute(attribute).index(name)
+        for name in get_attribute(attribute).classes:
+            if not classes.get(name):
+                raise UserError(f"the labels of {source.model} give {attribute} no '{name}': declare one")
+    if not table:
+        raise UserError(f"{source.model} has no labels of its own: declare 'labels', a column for every class")
+    return {
+        attribute: {name: classes[name] for name in get_attribute(attribute).classes}
+        for attribute, classes in table.items()
+    }
+
+
+def _listed(value) -> list:
+    return value if isinstance(value, list) else [value]
+
+
+def _load(kind, source: Source, **options):
+    path = Path(source.model)
+    try:
+        return kind.from_pretrained(source.model, revision=source.revision, local_files_only=path.exists(), **options)
+    except Exception as error:  # transformers raises a different type for each broken file
+        raise UserError(explain_missing("classifier", source.model, error)) from error
+
+
+def _image_classifier(source: Source) -> Classifier:
+    model = _load(AutoModelForImageClassification, source, use_safetensors=True, dtype=torch.float32)
+    table = declared_table(source, model.config.id2label) if source.labels else None
+    if not (Path(source.model) / "preprocessor_config.json").is_file() and Path(source.model).is_dir():
+        return Classifier(model, table)  # as mini-sd's: pixels in [-1, 1]
+    processor = _load(AutoImageProcessor, source)
+    sides = processor.size if isinstance(processor.size, dict) else dict(processor.size)
+    side = sides.get("height") or sides.get("shortest_edge")
+    return Classifier(model, table, side, processor.image_mean, processor.image_std)
+
+
+def _clip(source: Source) -> Classifier:
+    if not source.labels:
+        raise UserError(f"{source.model} is a CLIP model: declare 'labels', a text for every class of an attribute")
+    clip = load_clip(source.model, revision=source.revision)
+    texts = [text for classes in source.labels.values() for label in classes.values() for text in _listed(label)]
+    features = clip.text_features([str(text) for text in texts])
+    numbers = iter(range(len(texts)))
+    table = {
+        attribute: {name: [next(numbers) for _ in _listed(classes[name])] for name in classes}
+        for attribute, classes in source.labels.items()
+    }
+    return Classifier(ZeroShot(clip, features), _ordered(source, table), clip.model.config.vision_config.image_size)
+
+
+def _mobilenet(source: Source, path: Path) -> Classifier:
+    """FFD's files: torchvision's MobileNetV3-Large with a last layer of own width, face crops in [-1, 1] of 224."""
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        model = mobilenet_v3_large(num_classes=len(state["classifier.3.bias"]))
+        model.load_state_dict(state)
+    except Exception as error:  # missing, truncated, with code in it, of another network
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"{path} is no state dict of a MobileNetV3-Large that can be loaded safely: {reason}"
+        ) from error
+    columns = {number: number for number in range(len(state["classifier.3.bias"]))}
+    return Classifier(model, declared_table(source, columns, whole=False), size=224)

@@ -1,0 +1,94 @@
+"""What a picture shows, as CLIP and DINO see it: features of images and texts, how far a picture moved (cosines), and
+how far a set of pictures is from another (KID)."""
+
+from pathlib import Path
+
+import torch
+from torch.nn.functional import interpolate, normalize
+from transformers import AutoModel, CLIPModel, CLIPTokenizer
+
+from fairnb.diffusion.pipeline import explain_missing
+from fairnb.errors import UserError
+
+# The statistics that OpenAI's CLIP was trained with; mini-clip uses the same so that one line serves both.
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class Clip(torch.nn.Module):
+    """A `CLIPModel` and its tokenizer: normalised features [N, D], so that a dot product is a cosine."""
+
+    def __init__(self, model: CLIPModel, tokenizer: CLIPTokenizer):
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
+
+    def image_features(self, images: torch.Tensor) -> torch.Tensor:
+        """Features of images [N, 3, H, W] in [-1, 1]; differentiable."""
+        size = self.model.config.vision_config.image_size
+        if images.shape[-1] != size or images.shape[-2] != size:
+            images = interpolate(images, (size, size), mode="bicubic", antialias=True)
+        pixels = ((images + 1) / 2 - self.mean) / self.std
+        pooled = self.model.vision_model(pixel_values=pixels).pooler_output
+        return normalize(self.model.visual_projection(pooled), dim=-1)
+
+    def text_features(self, texts: list[str]) -> torch.Tensor:
+        """Features of texts, cut to the tokenizer's length."""
+        tokens = self.tokenizer(
+            texts,
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        ).to(self.mean.device)
+        pooled = self.model.text_model(input_ids=tokens.input_ids).pooler_output
+        return normalize(self.model.text_projection(pooled), dim=-1)
+
+
+def load_clip(model: str | Path, device: torch.device | str = "cpu", revision: str | None = None) -> Clip:
+    """Load CLIP (model and tokenizer) from a folder or hub id, frozen; `UserError` when that fails."""
+    where = {"revision": revision, "local_files_only": Path(model).exists()}
+    try:
+        network = CLIPModel.from_pretrained(model, use_safetensors=True, dtype=torch.float32, **where)
+        tokenizer = CLIPTokenizer.from_pretrained(model, **where)
+    except Exception as error:  # transformers raises a different type for each broken file
+        raise UserError(explain_missing("CLIP model", model, error)) from error
+    return Clip(network, tokenizer).eval().requires_grad_(False).to(device)
+
+
+# ImageNet's statistics, with which DINO and DINOv2 were trained.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Dino(torch.nn.Module):
+    """A DINO or DINOv2 of transformers: normalised features [N, D] of images [N, 3, H, W] in [-1, 1].
+
+    It sees shapes and parts where CLIP sees what a caption would name (FFD uses both).
+    """
+
+    def __init__(self, model: torch.nn.Module):
+        super().__init__()
+        self.model = model
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+
+    def image_features(self, images: torch.Tensor) -> torch.Tensor:
+        """The class token's features; differentiable. Images are resized to a side of 16 patches."""
+        size = 16 * self.model.config.patch_size
+        if images.shape[-1] != size or images.shape[-2] != size:
+            images = interpolate(images, (size, size), mode="bicubic", antialias=True)
+        pixels = ((images + 1) / 2 - self.mean) / self.std
+        return normalize(self.model(pixel_values=pixels).last_hidden_state[:, 0], dim=-1)
+
+
+def load_dino(model: str | Path, device: torch.device | str = "cpu", revision: str | None = None) -> Dino:
+    """Load DINO(v2) from a folder or hub id such as facebook/dinov2-base, frozen; `UserError` when that fails."""
+    where = {"revision": revision, "local_files_only": Path(model).exists()}
+    try:
+        network = AutoModel.from_pretrained(model, use_safetensors=True, dtype=torch.float32, **where)
+    except Exception as error:  # transformers raises a different type for each broken file
+        raise UserError(explain_missing("DINO model", model, error)) from error
+    return Dino(network).eval().requires_grad_(False).to(device)

@@ -1,0 +1,235 @@
+"""An experiment from its profile to its result: trained, evaluated, not done twice, and summed up over seeds."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fairnb.adapters.neuron_sets import load_neurons, union
+from fairnb.diffusion.fingerprint import fingerprint
+from fairnb.errors import UserError
+from fairnb.experiments.evaluation import named_prompt_rows
+from fairnb.experiments.methods import make_adapter, make_h_guidance, target_shares
+from fairnb.experiments.results import read_results, results_table
+from fairnb.experiments.run import run_experiment
+from fairnb.files import write_json
+from fairnb.measure import metrics
+from fairnb.measure.records import read_records
+from fairnb.profiles import load_profile
+from fairnb.prompts.sets import load_prompt_set
+from fairnb.training.loop import save_checkpoint
+from fairnb.vision.classifiers import load_classifier
+from fairnb.vision.perception import load_vision_models
+from tests.adapters.test_h_guidance import classifier as random_classifier
+
+SMALL = {"device": "cpu", "evaluate.images": 2, "evaluate.explicit_images": 1, "locate.k": 0.01}
+AGE = {"adapter": "prefix", "shares": {"gender": None, "age": [0.75, 0.25]}, "prompts": ["occupations", "places"]}
+
+
+def smoke(folder, **experiment):
+    finetune = {"acts_from": 0, "updates": 1, "validate_every": 9}
+    changes = {"output": str(folder), "experiments": {"one": AGE | {"finetune": finetune} | experiment}}
+    return load_profile("smoke", SMALL | changes)
+
+
+def test_an_experiment_is_trained_evaluated_and_not_done_twice(mini, tmp_path):
+    P = smoke(tmp_path)
+    words = load_prompt_set(P.prompts)
+    words = words.model_copy(
+        update={"contents": words.contents[:1], "occupations": words.occupations | {"test": ["miner"]}}
+    )
+    vision = load_vision_models(P, "cpu")
+    judge, before = load_classifier(P.judge), fingerprint(mini.text_encoder)
+    write_json(P.folder / "experiments" / "one" / "plan.json", {"seed": "of a run that was refused"})
+    result = run_experiment(mini, vision, judge, words, P, "one")
+    assert fingerprint(mini.text_encoder) == before
+    assert set(result["kinds"]) == {"occupations", "places"} and result["parameters"] == 5 * 96
+    assert result["minutes"] > 0
+    compared = result["kinds"]["places"]
+    assert list(compared["bias"]) == ["gender", "age", "gender+age"] and list(compared["share"]) == ["gender", "age"]
+    folder = P.folder / "experiments"
+    taught = read_records(folder / "original" / "trained_places" / "records.parquet")
+    assert set(taught.split) == {"train"} and set(taught.seed) == {P.seed + 1}  # noise that no training uses
+    assert result["trained"]["places"]["age"]["before"]["mean"] == pytest.approx(
+        metrics.summarise(taught, "age")["mean"]
+    )
+    records = [read_records(folder / name / "places" / "records.parquet") for name in ("original", "one")]
+    assert len(records[0]) == 2 * 8
+    for when, seen in zip(("before", "after"), records, strict=True):
+        old = seen[seen.face].groupby("prompt_id").age.apply(lambda ages: (ages == "old").mean())
+        assert compared["share"]["age"][when]["mean"] == pytest.approx(old.mean())
+    assert (folder / "one" / "places" / "images" / f"prompt_{records[1].prompt_id[0]}" / "img_1.png").is_file()
+    stamp = (folder / "one" / "patch.safetensors").stat().st_mtime_ns
+    assert run_experiment(mini, vision, judge, words, P, "one") == result
+    assert (folder / "one" / "patch.safetensors").stat().st_mtime_ns == stamp
+    with pytest.raises(UserError, match="holds a run of other settings"):
+        run_experiment(mini, vision, judge, words, smoke(tmp_path, tokens=2), "one")
+    with pytest.raises(UserError, match="no experiment 'two' in profile smoke: use one"):
+        P.finetune_of("two")
+
+
+def test_neurons_of_several_attributes_are_united_and_located_once(mini, tmp_path):
+    P = smoke(tmp_path, adapter="neurons", shares={"gender": None, "age": None})
+    words = load_prompt_set(P.prompts)
+    words = words.model_copy(update={"occupations": words.occupations | {"train": ["pilot", "nurse"]}})
+    adapter = make_adapter(mini, "one", P, words)
+    folder = P.folder / "experiments"
+    parts = [load_neurons(folder / f"neurons_{name}.safetensors") for name in ("gender", "age")]
+    both = union(*parts)
+    assert sum(len(delta) for delta in adapter.parameters()) == sum(len(indices) for indices in both.values())
+    assert all(set(part) <= set(both) for part in parts)
+    stamp = (folder / "neurons_age.safetensors").stat().st_mtime_ns
+    make_adapter(mini, "one", P, words)
+    assert (folder / "neurons_age.safetensors").stat().st_mtime_ns == stamp
+
+
+def test_several_shares_are_joint(tmp_path):
+    both = smoke(tmp_path).experiments["one"]
+    (names, shares), *_ = target_shares(both).items()
+    assert names == ("gender", "age")
+    np.testing.assert_allclose(shares, [[0.375, 0.125], [0.375, 0.125]])
+
+
+def test_explicit_prompts_name_every_class_of_every_test_occupation():
+    words = load_prompt_set(load_profile("mini").prompts)
+    rows = named_prompt_rows(words, "skin_tone")
+    assert len(rows) == 4 * 8 and rows.prompt_id.is_unique
+    assert rows[rows.asked == "dark"].prompt.str.startswith("a photo of a dark-skinned ").all()
+
+
+def test_the_table_takes_means_and_spread_over_seeds(tmp_path):
+    def result(seed, after):
+        bias = {"before": {"mean": 0.8}, "after": {"mean": after}}
+        compared = {"bias": {"gender": bias}, "share": {"gender": {"after": {"mean": 0.6, "std": 0.1}}}}
+        costs = {"clip_i": 0.9, "drift": 0.1, "minutes": 2.0, "parameters": 10, "megabytes": 0.1}
+        seen = {
+            "obeyed": {"gender": 1.0},
+            "sure": {"after": {"gender": 0.9}},
+            "faces": {"before": 1.0, "after": 0.95},
+            "trained": {"occupations": {"gender": bias}},
+        }
+        return {"experiment": "one", "seed": seed, "kinds": {"occupations": compared}} | costs | seen
+
+    for seed, after in enumerate((0.2, 0.3, 0.4)):
+        path = tmp_path / str(seed) / "experiments" / "one" / "result.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(result(seed, after)))
+    row = results_table(read_results([tmp_path / str(seed) for seed in range(3)])).loc["one", "occupations", "gender"]
+    assert row["trained after"] == 0.3 and row.faces == 0.95
+    assert (row.seeds, row.before, row.after, row.sd, row.ratio) == (3, 0.8, 0.3, 0.1, 0.375)
+    file = tmp_path / "all.json"
+    file.write_text(json.dumps([result(1, 0.9), result(7, 0.5)]))  # of another machine; seed 1 is here too
+    after = {each["seed"]: each for each in read_results([file, tmp_path / "1", tmp_path / "2"])}
+    means = {seed: each["kinds"]["occupations"]["bias"]["gender"]["after"]["mean"] for seed, each in after.items()}
+    assert means == {1: 0.3, 7: 0.5, 2: 0.4}
+    with pytest.raises(UserError, match="none holds no experiment"):
+        read_results([file, tmp_path / "none"])
+    file.write_text("[1]")
+    with pytest.raises(UserError, match="all.json is not a file of results"):
+        read_results([file])
+
+
+def test_the_shipped_results_are_of_todays_settings():
+    P = load_profile("mini")
+    results = read_results([Path(P.model) / "experiments.json"])
+    there = {(result["experiment"], result["seed"]) for result in results}
+    fewer = ("neurons-", "exp-1-")  # of which README says how many seeds it has
+    assert there >= {(name, seed) for name in P.experiments if not name.startswith(fewer) for seed in range(3)}
+    for result in results:
+        name, made = result["experiment"], result["provenance"]["parameters"]
+        assert made["experiments"] == {name: P.experiments[name].model_dump()}, name
+        for section in ("sampling", "evaluate", "finetune"):
+            assert made[section] == getattr(P, section).model_dump(), (name, section)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "message"),
+    [
+        ({"shares": {"hair": None}}, "unknown attribute 'hair'"),
+        ({"shares": {"gender": [0.5, 0.6]}}, "a share for each of female, male"),
+        ({"shares": {"skin_tone": [0.5, 0.5]}}, "a share for each of light, medium, brown, dark"),
+        ({"finetune": {"update": 3}}, "experiments.one.finetune: unknown key 'update'"),
+        ({"finetune": {"images": 99}}, "pool .24. is smaller than images .99."),
+        ({"adapter": "dreambooth"}, "key 'experiments.one.adapter'"),
+        ({"tokens": 0}, "key 'experiments.one.tokens'"),
+    ],
+)
+def test_wrong_experiments_are_refused_before_anything_starts(experiment, message):
+    with pytest.raises(UserError, match=message):
+        load_profile("mini", {"experiments": {"one": AGE | experiment}})
+
+
+def test_guided_experiments_share_a_classifier_which_no_failure_loses(tiny_pipe, tmp_path, monkeypatch):
+    guided = {"adapter": "h_guidance", "shares": {"gender": None}, "prompts": ["occupations"]}
+    how = {"one": {"images": 4, "reliable": 0.95}, "two": {"images": 4, "strength": 7}, "more": {"images": 5}}
+    experiments = {name: guided | {"h_guidance": each} for name, each in how.items()}
+    P = load_profile("smoke", {"output": str(tmp_path), "experiments": experiments})
+    pipe, words, asked = tiny_pipe(), load_prompt_set(P.prompts), []
+
+    def made(pipe, vision, attribute, prompts, images, sampling, seed):
+        asked.append(images)
+        return random_classifier(pipe, reliable=(0.5, 0.92))
+
+    monkeypatch.setattr("fairnb.experiments.methods.h_classifier_from_prompts", made)
+    with pytest.raises(UserError, match="its best: 0.92, wanted: 0.95"):
+        make_h_guidance(pipe, None, words, P, "one")
+    guidance, minutes = make_h_guidance(pipe, None, words, P, "two")
+    assert asked == [4] and guidance.strength == 7 and minutes > 0
+    assert make_h_guidance(pipe, None, words, P, "two")[1] == minutes  # of the training, not of reading its file
+    make_h_guidance(pipe, None, words, P, "more")
+    assert asked == [4, 5]
+
+
+def test_a_contrastive_experiment_trains_on_the_triplets_of_its_folder(mini, tmp_path, monkeypatch):
+    contrast = {"adapter": "lora", "rank": 2, "shares": {"gender": None}, "prompts": ["occupations"], "contrast": {}}
+    P = smoke(tmp_path, **contrast, finetune={"acts_from": 0, "updates": 2, "validate_every": 9, "checkpoint_every": 1})
+    words = load_prompt_set(P.prompts)
+    words = words.model_copy(
+        update={
+            "contents": words.contents[:1],
+            "occupations": words.occupations | {"train": ["chef"], "test": ["miner"]},
+        }
+    )
+    vision, judge = load_vision_models(P, "cpu"), load_classifier(P.judge)
+    with pytest.raises(UserError, match="cannot be read as triplets"):
+        run_experiment(mini, vision, judge, words, P, "one")
+    folder, lines = P.folder / "triplets", []
+    folder.mkdir(parents=True)
+    for number in range(2):
+        for role, word in (("anchor", ""), ("positive", "male "), ("negative", "female ")):
+            name = f"{number}_{role}.png"
+            Image.new("RGB", (64, 64), (40 * number, 90, 120)).save(folder / name)
+            text = f"a photo of a {word}chef"
+            lines.append({"file_name": name, "text": text, "triplet": number, "role": role})
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+
+    def save_and_stop(*about):
+        save_checkpoint(*about)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("fairnb.training.loop.save_checkpoint", save_and_stop)
+        run_experiment(mini, vision, judge, words, P, "one")
+    result = run_experiment(mini, vision, judge, words, P, "one")
+    assert result["minutes"] is None  # of a run that was stopped and went on nobody knows them
+    assert result["kinds"]["occupations"]["bias"]["gender"]["after"]["n_prompts"] == 1
+    history = (P.folder / "experiments" / "one" / "history.csv").read_text()
+    assert history.startswith("loss,denoise,text,vision,prompt")
+
+
+def test_words_in_the_prompt_are_evaluated_like_any_method_and_train_nothing(mini, tmp_path):
+    P = smoke(tmp_path, adapter="words", shares={"gender": [1.0, 0.0]}, prompts=["occupations"])
+    words = load_prompt_set(P.prompts)
+    words = words.model_copy(
+        update={
+            "contents": words.contents[:1],
+            "occupations": words.occupations | {"train": ["chef"], "test": ["miner"]},
+        }
+    )
+    result = run_experiment(mini, load_vision_models(P, "cpu"), load_classifier(P.judge), words, P, "one")
+    assert (result["parameters"], result["megabytes"], result["minutes"]) == (0, 0.0, None)
+    assert result["drift"] == pytest.approx(0, abs=1e-6)
+    after = read_records(P.folder / "experiments" / "one" / "occupations" / "records.parquet")
+    assert (after.gender == "female").all() and (after.prompt == "a photo of a miner").all()

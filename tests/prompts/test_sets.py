@@ -1,0 +1,213 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fairnb.errors import UserError
+from fairnb.files import root
+from fairnb.prompts.files import read_prompts
+from fairnb.prompts.sets import SPLITS, load_prompt_set, prompt_rows
+from fairnb.prompts.templates import draw_words, name_class, photo_of
+
+GOOD = {
+    "occupations": {"train": ["doctor", "nurse"], "validation": ["waiter"], "test": ["miner"]},
+    "contents": ["house"],
+    "contexts": ["at night"],
+}
+
+
+@pytest.mark.parametrize(
+    ("phrase", "prompt"),
+    [
+        ("doctor", "a photo of a doctor"),
+        ("old pilot", "a photo of an old pilot"),
+        ("astronaut", "a photo of an astronaut"),
+        ("university teacher", "a photo of a university teacher"),
+        ("honest judge", "a photo of an honest judge"),
+    ],
+)
+def test_photo_of_uses_the_right_article(phrase: str, prompt: str) -> None:
+    assert photo_of(phrase) == prompt
+
+
+def test_photo_of_takes_a_style() -> None:
+    assert photo_of("cup", "oil painting") == "an oil painting of a cup"
+
+
+@pytest.mark.parametrize(("name", "sizes"), [("mini", (20, 4, 8)), ("sd15", (28, 4, 8)), ("sd15-large", (699, 16, 51))])
+def test_shipped_sets_load_and_have_disjoint_splits(name: str, sizes: tuple[int, ...]) -> None:
+    prompts = load_prompt_set(root() / "data" / "prompts" / f"{name}.json")
+    assert tuple(len(prompts.split(split)) for split in SPLITS) == sizes
+    assert len(set(prompts.all())) == sum(sizes)
+    assert len(prompts.contents) >= 8 and len(prompts.contexts) >= 8
+
+
+def _changed(**changes: object) -> str:
+    return json.dumps(GOOD | changes)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "is empty"),
+        ("doctor, nurse", "not JSON"),
+        ("[]", "valid dictionary"),
+        (_changed(contents=[]), "contents is empty"),
+        (_changed(contents=["house", "house"]), "'house' twice"),
+        (_changed(contents=["house", 3]), "contents.1"),
+        (_changed(contents=[" "]), "blank"),
+        (_changed(colours=["red"]), "colours"),
+        (_changed(occupations={"train": ["doctor"], "validation": ["nurse"]}), "exactly the splits"),
+        (_changed(occupations={"train": ["a"], "validation": ["b"], "test": ["a"]}), "'a' is in two splits"),
+    ],
+)
+def test_a_bad_file_is_one_sentence_with_its_name(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "bad.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=says) as caught:
+        load_prompt_set(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_missing_or_binary_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="none.json"):
+        load_prompt_set(tmp_path / "none.json")
+    (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="bytes.json"):
+        load_prompt_set(tmp_path / "bytes.json")
+
+
+def test_unknown_occupation_and_split(tmp_path: Path) -> None:
+    path = tmp_path / "set.json"
+    path.write_text(json.dumps(GOOD))
+    prompts = load_prompt_set(path)
+    assert prompts.split_of("miner") == "test"
+    with pytest.raises(UserError, match="did you mean 'doctor'"):
+        prompts.split_of("docter")
+    with pytest.raises(UserError, match="unknown split 'all'"):
+        prompts.split("all")
+
+
+def test_prompt_ids_do_not_depend_on_the_splits_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "set.json"
+    path.write_text(json.dumps(GOOD))
+    prompts = load_prompt_set(path)
+    assert prompt_rows(prompts, "test").to_dict("records") == [
+        {"prompt_id": 3, "prompt": "a photo of a miner", "occupation": "miner", "split": "test"}
+    ]
+    explicit = prompt_rows(prompts, "train", "validation", word="old")
+    assert explicit.prompt_id.tolist() == [0, 1, 2]
+    assert explicit.prompt[0] == "a photo of an old doctor"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "prompts", "occupations"),
+    [
+        ("list.txt", "a pilot\n\n  a nurse \n", ["a pilot", "a nurse"], [None, None]),
+        ("umlaut.txt", "ein Bäcker\n女性の医師\n", ["ein Bäcker", "女性の医師"], [None, None]),
+        ("list.json", '["a pilot", "a nurse"]', ["a pilot", "a nurse"], [None, None]),
+        (
+            "table.csv",
+            'prompt,occupation\na pilot,pilot\n"a nurse, smiling",\n',
+            ["a pilot", "a nurse, smiling"],
+            ["pilot", None],
+        ),
+        (
+            "occupation.json",
+            '{"medical": ["doctor", "nurse"], "art": ["actor"]}',
+            ["a photo of a doctor", "a photo of a nurse", "a photo of an actor"],
+            ["doctor", "nurse", "actor"],
+        ),
+        (
+            "ffd.json",
+            '{"prompt_templates_test": ["A photo of the face of a {occupation}, a person"], '
+            '"occupations_test_set": ["cook"], "occupations_train_set": ["tailor"]}',
+            ["A photo of the face of a cook, a person"],
+            ["cook"],
+        ),
+        ("ffd2.json", '{"train_prompts": ["x"], "test_prompts": ["a face"]}', ["a face"], [None]),
+    ],
+)  # fmt: skip
+def test_prompt_lists_of_the_field_are_read(tmp_path: Path, name: str, text: str, prompts: list, occupations: list):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    table = read_prompts(tmp_path / name)
+    assert table.prompt.tolist() == prompts and table.prompt_id.tolist() == list(range(len(prompts)))
+    assert [value if isinstance(value, str) else None for value in table.occupation] == occupations
+
+
+def test_our_own_prompt_set_is_read_whole(tmp_path: Path) -> None:
+    (tmp_path / "set.json").write_text(json.dumps(GOOD))
+    expected = prompt_rows(load_prompt_set(tmp_path / "set.json"), "train", "validation", "test")
+    pd.testing.assert_frame_equal(read_prompts(tmp_path / "set.json"), expected, check_dtype=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("a.txt", "\n \n", "holds no prompt"),
+        ("a.txt", "x\nx\n", "holds 'x' twice"),
+        ("a.json", "[1]", "holds 1, which is no prompt"),
+        ("a.json", '[["x"]]', "which is no prompt"),
+        ("a.json", "3", "a list of prompts or a dict of lists"),
+        ("a.json", '{"a": ["b", 2]}', "holds 2, which is no occupation"),
+        ("a.json", "{", "is not JSON"),
+        ("a.csv", "text\nx\n", "no column 'prompt'"),
+        ("a.csv", "prompt\n\"", "is not a CSV table"),
+        ("a.csv", "prompt,b\nx,1,2,3\n", "more fields than columns in row 2"),
+    ],
+)  # fmt: skip
+def test_bad_prompt_lists_are_named(tmp_path: Path, name: str, text: str, says: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=says) as caught:
+        read_prompts(tmp_path / name)
+    assert str(tmp_path / name) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_class_is_named_before_the_subject() -> None:
+    assert name_class("a photo of a pilot", "female") == "a photo of a female pilot"
+    long = "a drawing of an old person at night"
+    assert name_class(long, "Asian male") == "a drawing of an Asian male old person at night"
+    assert name_class("a photo of a pilot", "") == "a photo of a pilot"
+    for wrong in ("pilot", "a photo of pilots", "a photo of academics", "a photo of a "):
+        with pytest.raises(UserError, match="no class can be named"):
+            name_class(wrong, "old")
+
+
+def test_other_kinds_of_prompts() -> None:
+    words = load_prompt_set(root() / "data" / "prompts" / "mini.json")
+    kinds = ["occupations", *words.kinds]
+    assert words.prompts("test") == [photo_of(name) for name in words.split("test")]
+    assert words.prompts("train", kinds)[20:22] == words.kinds[kinds[1]]["train"][:2]
+    rows = prompt_rows(words, "test", "train", kinds=kinds[1:], word="old")
+    assert rows.prompt_id.is_unique and rows.prompt_id.min() >= len(words.all()) and set(rows.occupation) == {None}
+    assert rows.split.tolist() == sorted(rows.split) and rows.prompt.str.contains(" of an old ").all()
+    with pytest.raises(UserError, match="no prompts of kind 'sports': use occupations, styled occupations"):
+        words.prompts("test", ["sports"])
+
+
+@pytest.mark.parametrize(
+    ("kinds", "message"),
+    [
+        ({"moods": {"train": ["a photo of a happy person"]}}, "kinds.moods needs"),
+        ({"moods": dict.fromkeys(SPLITS, ["a photo of a happy person"])}, "hold 'a photo of a happy person' twice"),
+        ({"moods": {"train": ["happy person"], "validation": [], "test": []}}, "no class can be named"),
+    ],
+)
+def test_wrong_kinds_are_refused(tmp_path: Path, kinds: dict, message: str) -> None:
+    content = json.loads((root() / "data" / "prompts" / "mini.json").read_text()) | {"kinds": kinds}
+    (tmp_path / "own.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=message):
+        load_prompt_set(tmp_path / "own.json")
+
+
+def test_words_are_drawn_with_their_shares_and_stay_the_same():
+    rows = prompt_rows(load_prompt_set(root() / "data" / "prompts" / "mini.json"), "test")
+    shares = {"gender": [0.25, 0.75], "age": [0.5, 0.5]}
+    drawn = draw_words(rows, shares, 400, seed=0)
+    words = drawn.words[0]
+    assert len(words) == 400 and set(words) == {"young female", "young male", "old female", "old male"}
+    assert 0.65 < np.mean([each.endswith(" male") for each in words]) < 0.85
+    assert drawn.words.tolist() == draw_words(rows, shares, 400, seed=0).words.tolist()
+    assert drawn.words[0] != drawn.words[1] and drawn.words[0] != draw_words(rows, shares, 400, seed=1).words[0]

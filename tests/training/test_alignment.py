@@ -1,0 +1,234 @@
+"""The loop on the shipped mini-sd: learning, resuming after SIGKILL, two processes, clear failures."""
+
+import dataclasses
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import Dinov2Config, Dinov2Model
+
+from fairnb.adapters.bias_neurons import BiasNeurons
+from fairnb.diffusion.sampling import noise, sample
+from fairnb.errors import UserError
+from fairnb.profiles import load_profile
+from fairnb.prompts.attributes import GENDER
+from fairnb.training.alignment import AlignmentRun, pick_prompt
+from fairnb.vision.encoders import load_dino
+from fairnb.vision.perception import load_vision_models
+from tests.training.finetune_run import run
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+COMMAND = [sys.executable, "-m", "tests.training.finetune_run"]
+TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+PILOT = "a photo of a pilot"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An undisturbed run."""
+    folder = tmp_path_factory.mktemp("whole")
+    subprocess.run([*COMMAND, folder], check=True, env=ENVIRONMENT, capture_output=True)
+    return folder
+
+
+def test_leaves_patch_and_history_and_no_checkpoint(whole):
+    history = pd.read_csv(whole / "history.csv")
+    assert history["update"].tolist() == [1, 2, 3, 4]
+    assert sorted(history["prompt"].str.split().str[-1]) == ["chef", "chef", "nurse", "nurse"]
+    assert history["validation_bias"].notna().sum() == 2
+    assert not (whole / "checkpoint.pt").exists()
+    values = load_file(whole / "patch.safetensors")
+    assert sum(value.abs().sum() for name, value in values.items() if name.endswith(".values")) > 0
+
+
+@pytest.mark.parametrize("adapter", ["neurons", "lora"])
+def test_a_killed_run_resumes_to_the_same_patch(whole, tmp_path_factory, tmp_path, adapter):
+    given = [f"adapter={adapter}", *(["finetune.acts_from=0"] if adapter == "lora" else [])]
+    if adapter == "lora":
+        whole = tmp_path_factory.mktemp("lora")
+        subprocess.run([*COMMAND, whole, *given], check=True, env=ENVIRONMENT, capture_output=True)
+    process = subprocess.Popen(
+        [*COMMAND, tmp_path, *given], env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "checkpoint.pt").exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert (tmp_path / "checkpoint.pt").exists() and not (tmp_path / "patch.safetensors").exists()
+    subprocess.run([*COMMAND, tmp_path, *given], check=True, env=ENVIRONMENT, capture_output=True)
+    one, two = (load_file(folder / "patch.safetensors") for folder in (whole, tmp_path))
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+    assert (tmp_path / "history.csv").read_text() == (whole / "history.csv").read_text()
+
+
+def test_two_processes_give_what_one_gives(whole, tmp_path):
+    done = subprocess.run([*TWO, *COMMAND[1:], tmp_path], env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("one of 2") == 2
+    one, two = (pd.read_csv(folder / "history.csv") for folder in (whole, tmp_path))
+    assert one["to_change"].tolist() == two["to_change"].tolist()
+    torch.testing.assert_close(torch.tensor(one["loss"]), torch.tensor(two["loss"]), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("gradient", ["last", "full"])
+def test_the_other_gradients_train_too(tmp_path, gradient):
+    changes = {
+        "finetune.updates": 1,
+        "finetune.gradient": gradient,
+        "finetune.acts_from": 0,
+        "finetune.validate_every": 9,
+    }
+    run(tmp_path, changes)
+    values = load_file(tmp_path / "patch.safetensors")
+    assert sum(value.abs().sum() for name, value in values.items() if name.endswith(".values")) > 0
+
+
+def test_gradient_checkpointing_changes_memory_not_the_result(whole, tmp_path):
+    run(tmp_path, {"finetune.gradient_checkpointing": True})
+    one, two = (pd.read_csv(folder / "history.csv") for folder in (whole, tmp_path))
+    torch.testing.assert_close(torch.tensor(one["loss"]), torch.tensor(two["loss"]), rtol=1e-3, atol=1e-4)
+
+
+def test_an_update_may_be_drawn_in_smaller_batches(tmp_path):
+    every_step = {"finetune.updates": 2, "finetune.gradient_steps": 4, "finetune.acts_from": 0}
+    for batch in (16, 3):
+        run(tmp_path / str(batch), {**every_step, "sampling.batch": batch, "finetune.learning_rate": 1e-4})
+    one, two = (load_file(tmp_path / batch / "patch.safetensors") for batch in ("16", "3"))
+    values = [torch.cat([each[name] for name in one if name.endswith(".values")]) for each in (one, two)]
+    assert torch.nn.functional.cosine_similarity(*values, dim=0) > 0.95
+
+
+def gender_alignment(pipe):
+    """An alignment of the profile smoke on a few weights, not started."""
+    P = load_profile("smoke", {"device": "cpu"})
+    vision = load_vision_models(P, "cpu")
+    adapter = BiasNeurons(pipe.unet, {"conv_out.weight": torch.arange(200)})
+    return AlignmentRun(pipe, adapter, vision, {"gender": [0.5, 0.5]}, P.finetune, P.sampling, seed=0)
+
+
+def test_changed_images_are_pulled_to_the_picture_of_the_named_class(mini):
+    run_ = gender_alignment(mini)
+    adapter = run_.adapter
+    adapter.attach()
+    originals = run_.reference_model.originals(PILOT)
+    with torch.no_grad():
+        adapter.parameters()[0].add_(0.1)  # a trained adapter must not leak into the references
+    adapter.update()
+    pool, wanted = torch.tensor([2, 0, 1]), originals.classes[torch.tensor([2, 0, 1])].clone()
+    wanted[1] = 1 - wanted[1]
+    latents, _ = run_.reference_model.references(PILOT, originals, pool, wanted)
+    adapter.detach()
+    word = GENDER.words[int(wanted[1, 0])]
+    how = {"steps": run_.sampling.steps, "guidance_scale": run_.sampling.guidance_scale}
+    plain = sample(mini, PILOT, noise(mini, PILOT, [2, 1], 0), **how)
+    named = sample(mini, f"a photo of a {word} pilot", noise(mini, PILOT, [0], 0), **how)
+    torch.testing.assert_close(latents[[0, 2]], plain, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(latents[[1]], named, rtol=1e-4, atol=1e-4)
+
+
+def test_a_prompt_that_names_a_class_is_pulled_to_the_original_of_that_prompt(mini):
+    run_ = gender_alignment(mini)
+    adapter = run_.adapter
+    assert [run_.told(number) for number in range(6)] == [None, (0,), None, (1,), None, (0,)]
+    assert [run_.reference_model.words(classes) for classes in (None, (1,))] == ["", GENDER.words[1]]
+    adapter.attach()
+    row = run_.gradient(PILOT, run_.reference_model.originals(PILOT), 1)
+    first = adapter.parameters()[0].grad.clone()
+    with torch.no_grad():
+        adapter.parameters()[0].add_(0.1)
+    adapter.update()
+    adapter.parameters()[0].grad = None
+    moved = run_.gradient(PILOT, run_.reference_model.originals(PILOT), 1)
+    adapter.detach()
+    assert row["image_loss"] < 1e-5 and row["latent_loss"] < 1e-6  # an untrained model draws just that picture
+    assert moved["image_loss"] > 1e-3 and moved["latent_loss"] > 1e-3
+    assert math.isnan(row["bias"]) and first.abs().sum() > 0
+
+
+def test_a_diverging_run_stops_with_a_sentence(tmp_path):
+    with pytest.raises(UserError, match="lower finetune.learning_rate"):
+        run(tmp_path, {"finetune.learning_rate": 1e30})
+    assert not (tmp_path / "patch.safetensors").exists()
+
+
+def test_a_foreign_checkpoint_is_refused(tmp_path):
+    torch.save({"state": {}, "values": [torch.zeros(3)], "optimizer": {}}, tmp_path / "checkpoint.pt")
+    with pytest.raises(UserError, match="checkpoint.pt does not fit this run"):
+        run(tmp_path, {})
+
+
+def test_every_prompt_comes_once_a_round():
+    names = ["a", "b", "c", "d", "e"]
+    rounds = [[pick_prompt(names, 0, number) for number in range(start, start + 5)] for start in (0, 5, 10)]
+    assert all(sorted(order) == names for order in rounds)
+    assert rounds[0] != rounds[1] or rounds[1] != rounds[2]
+
+
+def test_face_realism_pulls_to_whole_faces(mini):
+    run_ = gender_alignment(mini)
+    run_.settings = run_.settings.model_copy(update={"face_weight": 1.0, "images": 4, "pool": 4})
+    run_.adapter.attach()
+    run_.reference_model.gather_bank([PILOT, "a photo of a nurse"])
+    bank = run_.reference_model.bank
+    assert set(bank.classes[:, 0].tolist()) == {0, 1}
+    originals = run_.reference_model.originals(PILOT)
+    row = run_.gradient(PILOT, originals, 0)
+    run_.adapter.detach()
+    assert row["face_loss"] > 1e-4 and all(delta.grad.isfinite().all() for delta in run_.adapter.parameters())
+    faces, _ = run_.look(originals.latents)
+    wanted = originals.classes.clone()
+    wanted[0] = 1 - wanted[0]
+    goal = run_.reference_model.face_goal(originals.latents, faces, originals, torch.arange(4), wanted)
+    kept = originals.sure.clone()
+    kept[0] = False
+    torch.testing.assert_close(goal[kept], originals.faces[kept])
+    own = bank.faces[bank.classes[:, 0] == wanted[0, 0]]
+    assert torch.equal(goal[0], own[(own @ originals.faces[0]).argmax()])
+
+
+def test_the_number_of_steps_is_drawn_anew_each_update(mini):
+    run_ = gender_alignment(mini)
+    assert {run_.steps(number) for number in range(40)} == {run_.sampling.steps}
+    run_.settings = run_.settings.model_copy(update={"steps": [19, 23]})
+    assert {run_.steps(number) for number in range(60)} == {19, 20, 21, 22, 23}
+    run_.settings = run_.settings.model_copy(update={"steps": [2, 3], "gradient_steps": 1, "acts_from": 0})
+    run_.adapter.attach()
+    row = run_.gradient(PILOT, run_.reference_model.originals(PILOT), 0)
+    run_.adapter.detach()
+    assert math.isfinite(row["loss"])
+
+
+def test_dino_looks_beside_clip(mini, tmp_path):
+    config = Dinov2Config(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=64, patch_size=4)
+    Dinov2Model(config).save_pretrained(tmp_path)
+    vision = gender_alignment(mini).vision
+    both = dataclasses.replace(vision, dino=load_dino(tmp_path))
+    images = torch.rand(2, 3, 64, 64)
+    features = both.image_features(images)
+    cosine = torch.nn.functional.cosine_similarity
+    parts = [1 - cosine(*each.image_features(images), dim=0) for each in (vision.clip, both.dino)]
+    together = both.encoders * (1 - cosine(*features, dim=0))
+    torch.testing.assert_close(together, sum(parts), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shares", "message"),
+    [
+        ({"race": [0.25] * 4}, "the guide only knows gender, skin_tone, age"),
+        ({("gender", "skin_tone"): [[0.125] * 4] * 2}, "4 images an update cannot show the 8 combinations of gender"),
+    ],
+)
+def test_shares_that_cannot_be_reached_are_refused(mini, tmp_path, shares, message):
+    run_ = gender_alignment(mini)
+    run_.shares = shares
+    with pytest.raises(UserError, match=message):
+        run_.train([PILOT], [], tmp_path / "new")
+    assert not (tmp_path / "new").exists()

@@ -1,0 +1,237 @@
+"""Triplets that show what they should, are made once, and are read whole; and the paper's loss."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from fairnb.adapters.load import load_adapter
+from fairnb.adapters.lora import LoRA
+from fairnb.errors import UserError
+from fairnb.measure.photographs import one_person, read_captioned
+from fairnb.profiles import Sampling, load_profile
+from fairnb.training.contrastive import ContrastiveRun, contrastive_loss
+from fairnb.training.triplets import METADATA, make_triplets, other_classes, read_triplets
+from fairnb.vision.perception import load_vision_models
+from tests.measure.test_photographs import draw
+
+ATTRIBUTES = ("gender", "skin_tone")
+SAMPLING = Sampling(steps=5, guidance_scale=3.0, batch=8)
+
+
+def test_other_classes_are_other_and_always_the_same():
+    own = {"gender": "female", "skin_tone": "dark"}
+    drawn = [other_classes(own, 0, key) for key in range(40)]
+    assert {each["gender"] for each in drawn} == {"male"}
+    assert {each["skin_tone"] for each in drawn} == {"light", "medium", "brown"}
+    assert (
+        drawn == [other_classes(own, 0, key) for key in range(40)] != [other_classes(own, 1, key) for key in range(40)]
+    )
+
+
+def test_the_loss_is_the_papers_written_out():
+    generator = torch.Generator().manual_seed(0)
+    roles = ("anchor", "positive", "negative")
+    predicted = {role: torch.randn(3, 2, 4, 4, generator=generator) for role in roles}
+    texts = {role: torch.randn(3, 5, generator=generator) for role in roles}
+    added = torch.randn(3, 2, 4, 4, generator=generator)
+
+    def mse(one, two):
+        return (
+            sum((a - b) ** 2 for a, b in zip(one.flatten().tolist(), two.flatten().tolist(), strict=True)) / one.numel()
+        )
+
+    def cosine(one, two):
+        return float(one @ two / (one.norm() * two.norm()))
+
+    text = 0.0
+    for n in range(3):
+        near = cosine(texts["anchor"][n], texts["positive"][n])
+        text += (near - cosine(texts["anchor"][n], texts["negative"][n])) ** 2 / 3
+    vision = (1 - mse(predicted["positive"], predicted["negative"])) ** 2
+    vision += mse(predicted["positive"], predicted["anchor"]) ** 2
+    denoise = mse(predicted["positive"], added)
+    losses = contrastive_loss(predicted, added, texts)
+    assert losses["denoise"].item() == pytest.approx(denoise, rel=1e-5)
+    assert losses["text"].item() == pytest.approx(text, rel=1e-4)
+    assert losses["vision"].item() == pytest.approx(vision, rel=1e-4)
+    assert losses["loss"].item() == pytest.approx(0.5 * denoise + 0.1 * text + 0.4 * vision, rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """Eight drawn portraits of one person each, as a captioned folder, and what the guide sees in them."""
+    place = tmp_path_factory.mktemp("photographs")
+    lines = []
+    for seed in range(8):
+        draw(place / f"{seed}.png", "male" if seed % 4 else "female", seed)
+        lines.append({"file_name": f"{seed}.png", "text": "a photo of a doctor", "activity": "doctor"})
+    (place / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    vision = load_vision_models(load_profile("mini", {"device": "cpu"}), "cpu")
+    return place, vision, one_person(read_captioned(place), place, vision.detector, vision.guide)
+
+
+def test_triplets_show_what_was_asked_and_are_made_once(mini, photographs, tmp_path, monkeypatch):
+    place, vision, photos = photographs
+    how = {"attributes": ATTRIBUTES, "sampling": SAMPLING, "seed": 0}
+    table = make_triplets(mini, vision, photos, place, tmp_path / "triplets", **how)
+    assert table.attrs["left_out"] + table.triplet.nunique() == len(photos) and len(table) >= 9
+    for _, each in table.groupby("triplet"):
+        rows = each.set_index("role")
+        for name in ATTRIBUTES:
+            assert rows.loc["negative", name] == rows.loc["anchor", name] != rows.loc["positive", name]
+    seen = one_person(
+        table.assign(path=table.file_name, caption=table.text), tmp_path / "triplets", vision.detector, vision.guide
+    )
+    asked = table.set_index("file_name")
+    right = [row.gender == asked.gender[row.path] for row in seen.itertuples()]
+    assert sum(right) / len(table) > 0.9
+    assert read_triplets(tmp_path / "triplets").file_name.tolist() == table.file_name.tolist()
+
+    def never(*_, **__):
+        raise AssertionError("drawn again")
+
+    monkeypatch.setattr("fairnb.training.triplets.sample", never)
+    again = make_triplets(mini, vision, photos, place, tmp_path / "triplets", **how)
+    pd.testing.assert_frame_equal(table, again)
+    assert again.attrs == table.attrs
+    with pytest.raises(UserError, match="holds triplets of other photographs or settings"):
+        make_triplets(mini, vision, photos, place, tmp_path / "triplets", **how | {"seed": 1})
+    with pytest.raises(UserError, match="not labelled with race"):
+        make_triplets(mini, vision, photos, place, tmp_path / "other", **how | {"attributes": ["race"]})
+
+
+def test_a_writer_of_ones_own_and_no_triplet_at_all(mini, photographs, tmp_path):
+    place, vision, photos = photographs
+    asked = []
+
+    def write(caption, words):
+        asked.append((caption, words))
+        return "a photo of a house"
+
+    how = {"attributes": ("gender",), "sampling": SAMPLING, "seed": 0, "tries": 1, "write": write}
+    with pytest.raises(UserError, match="of 2 photographs no triplet is whole after 1 tries each"):
+        make_triplets(mini, vision, photos.head(2), place, tmp_path / "none", **how)
+    assert ("a photo of a doctor", "male") in asked and not (tmp_path / "none" / METADATA).exists()
+
+
+def test_incomplete_triplets_are_named(tmp_path):
+    lines = [{"file_name": f"0_{role}.png", "text": "", "triplet": 0, "role": role} for role in ("anchor", "positive")]
+    (tmp_path / METADATA).write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(UserError, match="triplet 0 lacks negative"):
+        read_triplets(tmp_path)
+    lines.append({"file_name": "0_negative.png", "text": "", "triplet": 0, "role": "negative"})
+    (tmp_path / METADATA).write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(UserError, match="0_anchor.png is missing"):
+        read_triplets(tmp_path)
+    for text in ("no json", "[1]", '{"role": "anchor"}'):
+        (tmp_path / METADATA).write_text(text)
+        with pytest.raises(UserError, match="cannot be read as triplets"):
+            read_triplets(tmp_path)
+
+
+@pytest.fixture
+def triplets(tmp_path):
+    """A folder of five triplets for the tiny model, of noise."""
+    folder, rng = tmp_path / "triplets", np.random.default_rng(0)
+    folder.mkdir()
+    lines = []
+    for number in range(5):
+        for role, word in (("anchor", ""), ("positive", "male "), ("negative", "female ")):
+            name = f"{number}_{role}.png"
+            Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(folder / name)
+            text = f"a photo of a {word}doctor"
+            lines.append({"file_name": name, "text": text, "triplet": number, "role": role})
+    (folder / METADATA).write_text("\n".join(map(json.dumps, lines)))
+    return folder
+
+
+def settings(**change):
+    return load_profile("smoke").finetune.model_copy(update={"updates": 3, "images": 4, "learning_rate": 1e-2} | change)
+
+
+def test_an_update_takes_the_gradient_of_the_written_out_loss(tiny_pipe, triplets):
+    pipe = tiny_pipe()
+    lora = LoRA(pipe, 2, ("text_encoder", "unet"))
+    contrast = ContrastiveRun(pipe, lora, triplets, settings(), seed=0)
+    lora.attach()
+    with torch.no_grad():
+        for name in lora.shapes():
+            lora.factors(name)[1].normal_(std=0.05, generator=torch.Generator().manual_seed(1))
+    seen = []
+    hook = pipe.unet.register_forward_pre_hook(lambda module, inputs: seen.append(inputs))
+    row = contrast.gradient(0)
+    hook.remove()
+    gradients = [factor.grad.clone() for factor in lora.parameters()]
+    assert all(gradient.abs().sum() > 0 for gradient in gradients[1::2])
+    anchor, positive, _ = [each[0] for each in seen]
+    times = [each[1] for each in seen]
+    assert torch.equal(times[0], times[1]) and torch.equal(times[0], times[2])
+    # The same noise in each member: noisy latents differ as the pictures' latents do, times sqrt(abar).
+    abar = pipe.scheduler.alphas_cumprod[times[0]].sqrt().view(-1, 1, 1, 1)
+    apart = contrast.latents["anchor"] - contrast.latents["positive"]
+    differences = (anchor - positive) / abar
+    assert all((differences[k] - apart).flatten(1).abs().amax(1).min() < 1e-2 for k in range(4))
+    parameter = lora.parameters()[1]
+    with torch.no_grad():
+        place = parameter.grad.abs().argmax()
+        slope = parameter.grad.flatten()[place].item()
+        losses = []
+        for step in (1e-2, -2e-2):
+            parameter.view(-1)[place] += step
+            with torch.enable_grad():
+                losses.append(contrast.gradient(0)["loss"])
+    assert (losses[0] - losses[1]) / 2e-2 == pytest.approx(slope, rel=0.1, abs=1e-4)
+    assert row["loss"] == pytest.approx(0.5 * row["denoise"] + 0.1 * row["text"] + 0.4 * row["vision"], rel=1e-4)
+    published = ContrastiveRun(pipe, lora, triplets, settings(), seed=0, shared=False)
+    hook = pipe.unet.register_forward_pre_hook(lambda module, inputs: seen.append(inputs))
+    published.gradient(0)
+    hook.remove()
+    assert not torch.equal(seen[-1][1], seen[-2][1])
+
+
+def test_the_sequence_trains_one_part_after_the_other_and_resumes(tiny_pipe, triplets, tmp_path):
+    pipe = tiny_pipe()
+    lora = LoRA(pipe, 2, ("text_encoder", "unet"))
+    stages = (("text_encoder",), ("unet",), ("text_encoder", "unet"))
+    contrast = ContrastiveRun(pipe, lora, triplets, settings(validate_every=1), seed=0, stages=stages)
+    moved, biases = [], iter((0.9, 0.8, 0.7))
+
+    def validate():
+        parts = {"text_encoder": 0.0, "unet": 0.0}
+        for name in lora.shapes():
+            parts[name.partition(".")[0]] += lora.factors(name)[1].abs().sum().item()
+        moved.append(parts)
+        return next(biases)
+
+    history = contrast.train(validate, tmp_path / "run", {"objective": "contrastive"})
+    assert len(history) == 3 and history.validation_bias.tolist() == [0.9, 0.8, 0.7]
+    assert moved[0]["unet"] == 0 < moved[0]["text_encoder"]
+    assert moved[1]["unet"] > 0
+    loaded = load_adapter(tmp_path / "run" / "patch.safetensors", pipe)
+    assert loaded.metadata["objective"] == "contrastive" and loaded.metadata["validation_bias"] == 0.7
+
+
+def test_without_contrast_both_pictures_are_denoised_under_the_anchors_caption(tiny_pipe, triplets):
+    pipe = tiny_pipe()
+    lora = LoRA(pipe, 2, ("text_encoder", "unet"))
+    lora.attach()
+    contrast = ContrastiveRun(pipe, lora, triplets, settings(images=5), seed=0, loss="denoise")
+    seen = []
+    hook = pipe.unet.register_forward_hook(
+        lambda m, args, kwargs, out: seen.append((args, kwargs, out)), with_kwargs=True
+    )
+    row = contrast.gradient(0)
+    hook.remove()
+    assert len(seen) == 2 and torch.equal(*(kwargs["encoder_hidden_states"] for _, kwargs, _ in seen))
+    assert torch.equal(seen[0][0][1], seen[1][0][1])
+    total = 0.0
+    for role, ((noisy, at), _, out) in zip(("anchor", "positive"), seen, strict=True):
+        abar = pipe.scheduler.alphas_cumprod[at].view(-1, 1, 1, 1)
+        added = (noisy - abar.sqrt() * contrast.latents[role]) / (1 - abar).sqrt()
+        total += (out.sample - added).square().mean().item() / 2
+    assert row["loss"] == pytest.approx(total, rel=1e-3) and "vision" not in row
+    assert all(factor.grad.abs().sum() > 0 for factor in lora.parameters()[1::2])
