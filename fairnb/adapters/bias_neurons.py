@@ -1,7 +1,7 @@
-"""What an `Adapter` is, and the first one: `BiasNeurons` changes only the chosen scalar weights of a U-Net.
+"""`BiasNeurons`: an adapter that changes only chosen scalar weights of a U-Net.
 
-peft's sparse adapter covers linear layers at one density; convolutions hold two thirds of an SD 1.5 U-Net, so the
-weights are set in place here, and gradients gathered by a hook that frees the dense gradient tensor by tensor.
+peft's sparse adapter covers linear layers, at one density. Convolutions hold two thirds of an SD 1.5 U-Net, so this
+adapter sets the weights in place, and a hook gathers their gradients and frees each dense gradient.
 """
 
 import json
@@ -12,20 +12,19 @@ from weakref import WeakKeyDictionary
 
 import torch
 from diffusers import StableDiffusionPipeline
-from safetensors.torch import save_file
 
 from fairnb.adapters.neuron_sets import NeuronSet, count_neurons
+from fairnb.adapters.protocol import save_weights
 from fairnb.diffusion.fingerprint import fingerprint, sketch
 from fairnb.errors import UserError
-from fairnb.files import write_atomically
 
 KIND = "fairnb bias neurons 1"
 
 
 class BiasNeurons:
-    """A trainable change (delta) of the chosen weights of `unet`, one float32 vector per touched tensor.
+    """A trainable change (delta) of the chosen weights of `unet`, one float32 vector per changed tensor.
 
-    Beside the U-Net it holds 16 bytes per neuron and an optimiser only knows these. Training::
+    It needs 16 bytes per neuron beside the U-Net, and the optimiser sees only the deltas. Training::
 
         adapter = BiasNeurons(pipe.unet, neurons)
         adapter.attach()
@@ -33,9 +32,8 @@ class BiasNeurons:
         ...backward on the U-Net...; optimizer.step(); adapter.update(); optimizer.zero_grad()
         adapter.detach()
 
-    The change acts in the steps whose timestep is at least `acts_from` (0: in all, as published). Early steps decide
-    who is in the picture; the later ones, left to the base weights, draw that person as sharply as ever.
-    `UserError` when there is no neuron, or one is not in the U-Net.
+    The change is active in timesteps >= `acts_from` (0: in all, as published). Early steps decide who is in the image;
+    late steps with the base weights keep the details sharp. `UserError` without neurons, or if one is not in the U-Net.
     """
 
     def __init__(self, unet: torch.nn.Module, neurons: NeuronSet, acts_from: int = 0):
@@ -49,7 +47,7 @@ class BiasNeurons:
         self.acts_from = acts_from
         self.metadata: dict = {}
         self._unet = unet
-        self._limits = WeakKeyDictionary()  # U-Net -> the hooks that keep the change out of its late steps
+        self._limits = WeakKeyDictionary()  # U-Net -> hooks that restore the base weights in late steps
         self._weights = {name: weights[name] for name in neurons}
         self._indices = {name: indices.to(weights[name].device) for name, indices in neurons.items()}
         self._base = {name: weights[name].detach().take(indices) for name, indices in self._indices.items()}
@@ -60,11 +58,11 @@ class BiasNeurons:
         self._hooks: list = []
 
     def parameters(self) -> list[torch.Tensor]:
-        """The trainable deltas, one 1-D float32 tensor per touched weight tensor, for an optimiser."""
+        """The trainable deltas, one 1-D float32 tensor per changed weight tensor."""
         return list(self._deltas.values())
 
     def attach(self) -> None:
-        """Start training: gradients of the touched weights are gathered into the deltas' `.grad`, adding up."""
+        """Start training: gradients of the changed weights accumulate in the deltas' `.grad`."""
         self.detach()
         for name, weight in self._weights.items():
             hook = weight.requires_grad_().register_post_accumulate_grad_hook(self._gatherer(name))
@@ -72,12 +70,12 @@ class BiasNeurons:
         self.update()
 
     def update(self) -> None:
-        """Write base + delta into the U-Net; call it after every step of the optimiser."""
+        """Write base + delta into the U-Net, after a step of the optimiser."""
         self._set(self._unet, 1.0)
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """The base weights, bitwise, while it lasts; then base + delta again."""
+        """The base weights, bitwise, within the context; then base + delta again."""
         self._set(self._unet, 0.0)
         try:
             yield
@@ -85,7 +83,7 @@ class BiasNeurons:
             self.update()
 
     def detach(self) -> None:
-        """End training: the base weights stand again and require no gradient."""
+        """End training and restore the base weights, without gradients."""
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
@@ -94,17 +92,17 @@ class BiasNeurons:
         self._set(self._unet, 0.0)
 
     def apply(self, pipe: StableDiffusionPipeline, strength: float = 1.0) -> None:
-        """Set the weights to base + strength * delta, whatever strength was applied before; 0 is bitwise the base."""
+        """Set the weights to base + strength * delta, replacing any strength applied before; 0 is bitwise the base."""
         self._set(pipe.unet, strength)
 
     def remove(self, pipe: StableDiffusionPipeline) -> None:
-        """The base weights again, bitwise."""
+        """Restore the base weights, bitwise."""
         self.apply(pipe, 0.0)
 
     def merge(self, pipe: StableDiffusionPipeline, strength: float = 1.0) -> None:
-        """Make the change part of the model: afterwards base + strength * delta is the base and the delta is zero.
+        """Make base + strength * delta the base, and reset the delta to zero.
 
-        `UserError` for a change that acts in early steps only: weights alone cannot say when.
+        `UserError` for a change of early timesteps only, which weights alone cannot express.
         """
         if self.acts_from:
             raise UserError(f"a change that acts from timestep {self.acts_from} on cannot be merged: apply it instead")
@@ -119,21 +117,23 @@ class BiasNeurons:
     def save(self, path: str | Path, metadata: dict) -> None:
         """Write the patch as safetensors: `<name>.indices` int32 and `<name>.values` (the deltas) float32.
 
-        `metadata` (attributes, target, training record: anything JSON) is stored with the base model's fingerprint.
+        The header holds `metadata` and the fingerprint and sketch of the base model.
         """
         tensors = {}
         for name, delta in self._deltas.items():
             tensors[f"{name}.indices"] = self._indices[name].to("cpu", torch.int32)
             tensors[f"{name}.values"] = delta.detach().cpu().contiguous()
-        header = {
-            "kind": KIND,
-            "base": self.base_fingerprint,
-            "dtype": str(self._unet.dtype),
-            "sketch": json.dumps({name: round(value, 5) for name, value in self._sketch.items()}),
-            "acts_from": str(self.acts_from),
-            "record": json.dumps(metadata),
-        }
-        write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=header))
+        sketch = {name: round(value, 5) for name, value in self._sketch.items()}
+        save_weights(
+            path,
+            tensors,
+            metadata,
+            kind=KIND,
+            base=self.base_fingerprint,
+            dtype=str(self._unet.dtype),
+            sketch=json.dumps(sketch),
+            acts_from=str(self.acts_from),
+        )
 
     def _of(self, unet: torch.nn.Module) -> dict[str, torch.Tensor]:
         weights = dict(unet.named_parameters())
@@ -143,7 +143,7 @@ class BiasNeurons:
         return {name: weights[name] for name in self._weights}
 
     def _set(self, unet: torch.nn.Module, strength: float) -> None:
-        """Write the weights and, with `acts_from`, hook the U-Net to run its late steps with the base weights."""
+        """Write the weights; with `acts_from`, also hook the U-Net so that late steps use the base weights."""
         weights = self._of(unet)
         self._write(weights, strength)
         for hook in self._limits.pop(unet, ()):
@@ -171,7 +171,7 @@ class BiasNeurons:
     def _write(self, weights: dict[str, torch.Tensor], strength: float) -> None:
         for name, weight in weights.items():
             values = self._base[name]
-            if strength:  # else bitwise the base: adding 0 would turn -0.0 into 0.0
+            if strength:  # otherwise bitwise the base: adding 0 would turn -0.0 into 0.0
                 wide = torch.promote_types(values.dtype, torch.float32)
                 values = (values.to(wide) + strength * self._deltas[name].to(wide)).to(values.dtype)
             weight.put_(self._indices[name].to(weight.device), values.to(weight))

@@ -1,8 +1,7 @@
-"""h-space: the output of the U-Net's mid block, and linear classifiers that read it (Balancing Act, Parihar et al.,
-CVPR 2024, whose attribute distribution predictor this is).
+"""Linear classifiers of h, the output of the U-Net's mid block: Balancing Act's attribute distribution predictor.
 
-One classifier a timestep says which class a picture in the making will show. It is trained on h of pictures that the
-model draws when the prompt names the class (`from_prompts`), or of any pictures, by DDIM inversion (`from_folders`).
+One classifier per timestep predicts which class an unfinished image will show. It is trained on h of images from named
+prompts (`h_classifier_from_prompts`) or, by DDIM inversion, of any images (`h_classifier_from_folders`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
+from scipy.stats import mannwhitneyu
 from torch.nn import functional
 from tqdm import tqdm
 
@@ -22,18 +22,18 @@ from fairnb.measure.images import load_image
 from fairnb.profiles import Sampling
 from fairnb.prompts.attributes import get_attribute
 from fairnb.prompts.templates import name_class
-from fairnb.vision.perception import VisionModels, confident_classes
+from fairnb.vision.perception import VisionModels
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-FEWEST = 8  # images of a class without which no classifier is trained
+FEWEST = 8  # images of a class that a classifier needs
 
 
 @dataclass
 class HClassifier:
-    """A linear classifier of h for each of T timesteps (falling): `weight` [T, K, D], `offset` [T, K].
+    """A linear classifier of h for each of T timesteps (descending): `weight` [T, K, D], `offset` [T, K].
 
-    `accuracy` [T] on images held out of its training, the mean over the classes; `reliable` [T], how well it ranks two
-    pictures of the same prompt (`reliability`): a classifier that only reads the prompt is accurate and not reliable.
+    `accuracy` [T] on held-out images, mean over the classes; `reliable` [T], how well it ranks two images of the same
+    prompt (`reliability`). A classifier that only reads the prompt from h is accurate but not reliable.
     """
 
     attribute: str
@@ -45,7 +45,7 @@ class HClassifier:
     reliable: torch.Tensor
 
     def nearest(self, timestep: float) -> int:
-        """The position of the classifier that was trained nearest to a timestep."""
+        """The position of the classifier with the nearest timestep."""
         return int((self.timesteps - timestep).abs().argmin())
 
     def logits(self, h: torch.Tensor, position: int) -> torch.Tensor:
@@ -63,11 +63,11 @@ def fit_h_classifier(
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> HClassifier:
-    """Train a linear classifier for each timestep of h (see `watching`) on the images' classes [N].
+    """Train a linear classifier for each timestep of h (see `recording_h`) on the classes [N] of the images.
 
-    Multinomial logistic regression by L-BFGS; every class has the same total weight; `penalty` times the mean squared
-    weight holds the weights small. A quarter of each class is held out for `accuracy`, and for `reliable`, which
-    `reliability` may tell better. `UserError` for a class with fewer than `FEWEST` images.
+    Multinomial logistic regression by L-BFGS with class weights, and an L2 penalty of `penalty`. A quarter of each
+    class is held out for `accuracy` and for a first estimate of `reliable`. `UserError` for a class with fewer than
+    `FEWEST` images.
     """
     labels = torch.as_tensor(np.asarray(labels)).long()
     for name, number in zip(classes, torch.bincount(labels, minlength=len(classes)).tolist(), strict=True):
@@ -122,11 +122,11 @@ def _logistic(x: torch.Tensor, y: torch.Tensor, classes: int, penalty: float) ->
 def reliability(
     classifier: HClassifier, h: Mapping[int, torch.Tensor], labels: Sequence[int], prompts: Sequence
 ) -> torch.Tensor:
-    """How well a classifier tells pictures of the same prompt apart, for each of its timesteps: [T], .5 is chance.
+    """How well a classifier separates images of the same prompt, for each of its timesteps: [T], .5 is chance.
 
-    The share of pairs, one picture of a class and one not, of which the first has the higher logit of that class (the
-    area under the ROC curve), over all classes and all `prompts` [N] whose pictures are not of one class. Over
-    different prompts even a classifier that reads nothing but the prompt does well.
+    The area under the ROC curve: the share of pairs of an image of a class and one of another class whose first image
+    has the higher score of that class, over all classes and all `prompts` [N] with images of more than one class.
+    Across prompts even a classifier that reads only the prompt would do well.
     """
     labels, values = np.asarray(labels), []
     groups = [[number for number, name in enumerate(prompts) if name == each] for each in dict.fromkeys(prompts)]
@@ -136,9 +136,9 @@ def reliability(
         for rows in groups:
             for k in range(len(classifier.classes)):
                 inside, outside = (scores[rows][labels[rows] == k, k], scores[rows][labels[rows] != k, k])
-                pairs += inside.size * outside.size
-                higher = inside[:, None] - outside
-                won += (higher > 0).sum() + 0.5 * (higher == 0).sum()
+                if inside.size and outside.size:
+                    pairs += inside.size * outside.size
+                    won += mannwhitneyu(inside, outside, method="asymptotic").statistic  # pairs won, ties by half
         values.append(won / pairs if pairs else np.nan)
     return torch.tensor(values, dtype=torch.float32)
 
@@ -154,27 +154,27 @@ def h_classifier_from_prompts(
     sampling: Sampling,
     seed: int,
 ) -> HClassifier:
-    """The h-classifier of an attribute, from `images` pictures of each prompt and class.
+    """Train the h-classifier of an attribute on `images` images of each prompt and class.
 
-    Trained on pictures whose prompt names the class, those of them in which the guide surely sees it. Its reliability
-    is taken on as many pictures of the plain prompts, by what the guide surely sees: with the class in the prompt, h
-    holds the word, and the classifier is right before there is a picture.
+    The prompts name the class, and images are used if the guide is sure of it. The reliability is measured on as many
+    images of the plain prompts of whose class the guide is sure: in a named prompt h contains the word, and the
+    classifier is right before there is an image.
     """
     about = get_attribute(attribute)
 
     def drawn(words: Sequence[str], what: str) -> tuple[dict[int, torch.Tensor], torch.Tensor, torch.Tensor]:
-        """h of all prompts with each of the words, prompt by prompt; classes seen [N] and whether they are sure [N]."""
+        """h of all prompts with each of the words, the guide's classes [N], and whether it is sure of them [N]."""
         classes, sure = [], []
-        with recording_h(pipe) as seen:
+        with recording_h(pipe) as h:
             for prompt in tqdm(prompts, what):
                 for word in words:
                     for part in noise(pipe, prompt, range(images), seed).split(sampling.batch):
                         how = {"steps": sampling.steps, "guidance_scale": sampling.guidance_scale}
                         latents = sample(pipe, name_class(prompt, word), part, **how)
-                        judgement = confident_classes(*vision.look(pipe, latents, [attribute], sampling.batch))
-                        classes.append(judgement[0][:, 0].cpu())
-                        sure.append(judgement[1].cpu())
-        return seen, torch.cat(classes), torch.cat(sure)
+                        seen = vision.perceive(pipe, latents, sampling.batch).confident_classes([attribute])
+                        classes.append(seen[0][:, 0].cpu())
+                        sure.append(seen[1].cpu())
+        return h, torch.cat(classes), torch.cat(sure)
 
     h, classes, sure = drawn(about.words, "h of named classes")
     asked = torch.arange(len(about.words)).repeat_interleave(images).repeat(len(prompts))
@@ -186,8 +186,8 @@ def h_classifier_from_prompts(
     made.reliable = reliability(made, {at: values[sure] for at, values in h.items()}, classes[sure], where)
     if made.reliable.isnan().any():
         raise UserError(
-            f"the pictures of each prompt show one class of {attribute} only, so the classifier cannot be tried on "
-            f"two of the same prompt: draw more than {images} pictures, or take less biased prompts"
+            f"the images of each prompt show one class of {attribute} only, so the classifier cannot be tested on "
+            f"two of the same prompt: use more than {images} images, or less biased prompts"
         )
     return made
 
@@ -196,8 +196,10 @@ def h_classifier_from_prompts(
 def h_classifier_from_folders(
     pipe: StableDiffusionPipeline, attribute: str, folders: Mapping[str, Path], *, steps: int, batch: int, seed: int = 0
 ) -> HClassifier:
-    """The h-classifier of any attribute, from a folder of pictures for each class, by DDIM inversion with the empty
-    prompt. Pictures are brought to the model's size. `UserError` names a folder without pictures, or with too few."""
+    """Train the h-classifier of any attribute on a folder of images per class, by DDIM inversion with the empty prompt.
+
+    Images are resized to the model's size. `UserError` names a folder that is missing or has too few images.
+    """
     side = pipe.unet.config.sample_size * pipe.vae_scale_factor
     pictures, labels = [], []
     for number, (name, folder) in enumerate(folders.items()):

@@ -1,14 +1,14 @@
-"""Guidance in h-space: change the sampling, not the model (Balancing Act, Parihar et al., CVPR 2024).
+"""h-guidance: change the sampling, not the model (Balancing Act, Parihar et al., CVPR 2024).
 
-While a batch is drawn, h, the output of the U-Net's mid block, is moved at each step along the gradient of what linear
-classifiers read in it (`hspace`), so that the classes of the whole batch get the wanted shares, or every picture one:
+At each denoising step of a batch, h, the output of the U-Net's mid block, moves along the gradient of linear
+classifiers (`h_classifiers`), so that the batch reaches the target shares, or each image its class:
 
     h <- h - strength * N / |W|^2 * gradient of the loss with respect to h
 
-The factor N / |W|^2 is ours: it counts strength in the classifier's logits for one picture, whatever the batch's size
-N, the width of h and the scale of the weights W. Three more differences: only h of the prompt is moved, not that of the
-empty prompt beside it; a step is left alone where its classifier is not reliable; any scheduler and number of steps
-serve, since a step uses the classifier of the nearest timestep.
+Four things differ from the paper. The factor N / |W|^2 expresses strength in logits per image, independent of the batch
+size N, the width of h and the scale of the weights W. Only h of the prompt moves, not that of the empty prompt. A step
+whose classifier is not reliable is skipped. And any scheduler and number of steps work, since a step uses the
+classifier of the nearest timestep.
 """
 
 import hashlib
@@ -19,35 +19,33 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
-from safetensors.torch import save_file
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from fairnb.adapters.h_classifiers import HClassifier
 from fairnb.adapters.h_space import UNetCall, on_h
-from fairnb.adapters.protocol import read_weights
+from fairnb.adapters.protocol import read_weights, save_weights
 from fairnb.errors import UserError
-from fairnb.files import write_atomically
 from fairnb.measure.targets import targets
 
 KIND = "fairnb guidance 1"
 TENSORS = ("timesteps", "weight", "offset", "accuracy", "reliable")  # of a classifier in the file
-TEMPERATURE = 8.0  # of the softmax, the paper's: saturated probabilities would have no gradient
+TEMPERATURE = 8.0  # of the softmax, as in the paper: saturated probabilities would have no gradient
 MODES = ("distribution", "sample", "assigned")
 DIVERGENCES = ("kl", "chi2")
 
 
 class HGuidance:
-    """Guided sampling, to be put on a pipeline like any adapter: plain diffusers and `sampling.sample` then draw so.
+    """Guided sampling, applied to a pipeline like any adapter; plain diffusers and `sampling.sample` then use it.
 
-    `shares` names for each attribute the share [K] of each class. Mode "distribution" moves a batch towards them by the
-    divergence "kl" or "chi2" of the mean probabilities (the paper's); "sample" moves every picture (a share of 1 pushes
-    all to one class); "assigned", ours, gives each picture of a batch a class when the first reliable step has seen
-    them, as few as possible another than they would show (`alignment.targets`), and moves each to its own.
+    `shares` maps each attribute to its target shares [K]. Mode "distribution" moves the mean probabilities of a batch
+    towards them, by the divergence "kl" or "chi2" (the paper's). Mode "sample" moves every image (a share of 1 moves
+    all to one class). Mode "assigned", ours, assigns each image of a batch a class at the first reliable step, changing
+    as few images as possible (`measure.targets`), and moves each to its own. The images of one call form a batch.
 
-    `reliable`: a step whose classifier's reliability is below it is left alone. What is drawn in one call is one batch.
-    `UserError` for an attribute without classifier, shares that are no distribution, a batch of one where shares are
-    wanted, and a strength that makes h infinite.
+    Steps whose classifier has a reliability below `reliable` are skipped. `UserError` for an attribute without
+    classifier, shares that are no distribution, a batch of one image where shares are wanted, and a strength that makes
+    h infinite.
     """
 
     acts_from = 0
@@ -83,15 +81,15 @@ class HGuidance:
         self._hooks: list[RemovableHandle] = []
 
     def parameters(self) -> list[torch.Tensor]:
-        """The classifiers' weights and offsets."""
+        """The weights and offsets of the classifiers."""
         return [tensor for each in self.classifiers.values() for tensor in (each.weight, each.offset)]
 
     def apply(self, pipe: StableDiffusionPipeline, strength: float = 1.0) -> None:
-        """Guide what the pipeline draws from now on, with `strength` times the own; 0 is bitwise the plain pipeline."""
+        """Guide the pipeline with `strength` times the own strength; 0 is bitwise the plain pipeline."""
         self.remove(pipe)
         if not strength * self.strength:
             return
-        pipe.guided_by = f"{self._digest()} x {strength:g}"  # what is drawn so must not pass for the plain model's
+        pipe.guided_by = f"{self._digest()} x {strength:g}"  # guided images must not pass for those of the plain model
         last, chosen = -1.0, {}
 
         def move(output: torch.Tensor, call: UNetCall) -> torch.Tensor:
@@ -128,22 +126,21 @@ class HGuidance:
         self._hooks = on_h(pipe, move)
 
     def remove(self, pipe: StableDiffusionPipeline) -> None:
-        """The plain pipeline again."""
+        """Restore the plain pipeline."""
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
         pipe.guided_by = None
 
     def merge(self, pipe: StableDiffusionPipeline, strength: float = 1.0) -> None:
-        """Impossible: `UserError`."""
-        raise UserError("guidance changes the sampling and no weight, so no model holds it: apply it where you draw")
+        """Raise `UserError`: there is nothing to merge."""
+        raise UserError("h-guidance changes the sampling and no weight, so it cannot be merged: apply it instead")
 
     def save(self, path: str | Path, metadata: dict | None = None) -> None:
-        """Write classifiers, shares and settings as safetensors, weights in half precision (SD 1.5, two classes, 50
-        steps: 16 MB)."""
-        header = {"kind": KIND, "settings": json.dumps(self._settings()), "record": json.dumps(metadata or {})}
+        """Write classifiers, shares and settings as safetensors, weights in float16 (SD 1.5, 2 classes, 50 steps: 16
+        MB)."""
         tensors = {f"{name}.{key}": tensor for name, each in self._tensors().items() for key, tensor in each.items()}
-        write_atomically(Path(path), lambda part: save_file(tensors, part, header))
+        save_weights(path, tensors, metadata or {}, kind=KIND, settings=json.dumps(self._settings()))
 
     def _tensors(self) -> dict[str, dict[str, torch.Tensor]]:
         tensors = {
@@ -168,7 +165,7 @@ class HGuidance:
         return digest.hexdigest()[:16]
 
     def _wanted(self, name: str, at: int, h: torch.Tensor) -> torch.Tensor:
-        """What a batch with this h shall get: shares [K], every picture's [N, K], or a class for each [N]."""
+        """The goal of a batch with this h: shares [K], shares of each image [N, K], or a class for each image [N]."""
         shares = self.shares[name].to(h.device)
         if self.mode != "assigned":
             return shares if self.mode == "distribution" else shares.expand(len(h), -1)
@@ -178,7 +175,7 @@ class HGuidance:
 
 
 def load_h_guidance(path: str | Path, device: torch.device | str) -> HGuidance:
-    """Read what `Guidance.save` wrote; `UserError` for a damaged file."""
+    """Read a file of `HGuidance.save`; `UserError` if it is damaged."""
     tensors, header, record = read_weights(path)
     try:
         settings = json.loads(header["settings"])
@@ -189,17 +186,17 @@ def load_h_guidance(path: str | Path, device: torch.device | str) -> HGuidance:
         guidance = HGuidance(classifiers, settings.pop("shares"), **settings)
         guidance.metadata = record
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"the guidance {path} is damaged ({error}): train it again") from error
+        raise UserError(f"the h-guidance {path} is damaged ({error}): train it again") from error
     return guidance
 
 
 def direction(
     classifier: HClassifier, position: int, h: torch.Tensor, wanted: torch.Tensor, divergence: str | None = None
 ) -> torch.Tensor:
-    """N / |W|^2 times the gradient [N, ...] of the loss with respect to h [N, ...]: no graph of the U-Net is kept.
+    """N / |W|^2 times the gradient [N, ...] of the loss with respect to h [N, ...], without a graph of the U-Net.
 
-    The loss is the divergence of the mean probabilities from the shares `wanted` [K], or, without one, the mean
-    cross-entropy to a class for each picture [N] or to shares for each [N, K].
+    The loss is the divergence between the mean probabilities and the shares `wanted` [K], or, without a divergence, the
+    mean cross-entropy with a class [N] or with shares [N, K] for each image.
     """
     with torch.enable_grad():
         leaf = h.detach().float().requires_grad_()
@@ -213,7 +210,7 @@ def direction(
 
 
 def distance(shares: torch.Tensor, wanted: torch.Tensor, divergence: str) -> torch.Tensor:
-    """KL(shares | wanted) or chi-square, sum (p - q)^2 / q, of distributions [K]; a class not wanted counts as 1e-3."""
+    """KL(shares | wanted) or chi-square, sum (p - q)^2 / q, of distributions [K]; wanted shares are at least 1e-3."""
     wanted = wanted.clamp(min=1e-3)
     if divergence == "kl":
         return (shares * (shares / wanted).log()).sum()

@@ -1,4 +1,4 @@
-"""h-space, the output of the U-Net's mid block: watch it, act on it, reach it by DDIM inversion."""
+"""h-space: hooks on the output of the U-Net's mid block, and DDIM inversion of images (Balancing Act)."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,28 +10,30 @@ from torch.utils.hooks import RemovableHandle
 
 from fairnb.diffusion.pipeline import encode_prompts
 
-# What a scheduler's config says of the noise the model was trained with.
+# The part of a scheduler's config that describes the noise of the model's training.
 NOISE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
 
 
 @dataclass
 class UNetCall:
-    """A call of the U-Net: its timestep, and which rows of its batch hold the prompt (with classifier-free guidance the
-    others hold the empty one)."""
+    """A call of the U-Net: its timestep, and the rows of its batch that hold the prompt.
+
+    With classifier-free guidance the other rows hold the empty prompt.
+    """
 
     timestep: float = 0.0
     prompt: slice = field(default_factory=lambda: slice(None))
 
 
 def on_h(pipe: StableDiffusionPipeline, act: Callable) -> list[RemovableHandle]:
-    """Hooks that call `act(h, call)` after the mid block; what it returns, if anything, takes the place of h."""
+    """Register hooks that call `act(h, call)` after the mid block; a value it returns replaces h."""
     call = UNetCall()
 
     def note(module, inputs, values):
         latents = inputs[0] if inputs else values["sample"]
         timestep = inputs[1] if len(inputs) > 1 else values["timestep"]
         call.timestep = float(timestep.flatten()[0] if isinstance(timestep, torch.Tensor) else timestep)
-        # With classifier-free guidance the same latents stand twice, first for the empty prompt.
+        # With classifier-free guidance the batch holds the same latents twice, first for the empty prompt.
         half = len(latents) // 2
         twice = half and len(latents) % 2 == 0 and torch.equal(latents[:half], latents[half:])
         call.prompt = slice(half, None) if twice else slice(None)
@@ -43,8 +45,10 @@ def on_h(pipe: StableDiffusionPipeline, act: Callable) -> list[RemovableHandle]:
 
 @contextmanager
 def recording_h(pipe: StableDiffusionPipeline) -> Iterator[dict[int, torch.Tensor]]:
-    """A dict that fills, while the pipeline draws, with h of each timestep: float16 [N, D], that of the prompt where
-    the empty prompt is computed beside it. Batches drawn one after the other are set side by side."""
+    """Within the context, record h of each timestep while the pipeline samples: timestep -> float16 [N, D].
+
+    With classifier-free guidance only h of the prompt is recorded. Successive batches are concatenated.
+    """
     seen: dict[int, torch.Tensor] = {}
 
     def keep(output: torch.Tensor, call: UNetCall) -> None:
@@ -61,8 +65,10 @@ def recording_h(pipe: StableDiffusionPipeline) -> Iterator[dict[int, torch.Tenso
 
 @torch.no_grad()
 def invert(pipe: StableDiffusionPipeline, images: torch.Tensor, prompt: str, steps: int) -> torch.Tensor:
-    """Noise [N, C, h, w] from which the pipeline would draw the pictures [N, 3, H, W] in [-1, 1]: DDIM backwards,
-    without guidance. `watching` it gathers h of pictures that no model drew."""
+    """Invert images [N, 3, H, W] in [-1, 1] to noise [N, C, h, w], by DDIM backwards without guidance.
+
+    Within `recording_h` it records h of images that the model did not generate.
+    """
     config = {name: pipe.scheduler.config[name] for name in NOISE}
     scheduler = DDIMInverseScheduler(**config, clip_sample=False, timestep_spacing="trailing")
     scheduler.set_timesteps(steps, device=pipe.device)

@@ -1,5 +1,6 @@
-"""`LoRA`: a low-rank change of linear layers of text encoder, U-Net or both, by peft; FFD's adapter (Shen et al., ICLR
-2024, experiments 1 and 3 to 6). Its file is what `pipe.load_lora_weights` reads.
+"""LoRA of the text encoder, the U-Net or both: FFD's adapter (Shen et al., ICLR 2024, experiments 1 and 3 to 6).
+
+The layers are peft's. `pipe.load_lora_weights` reads the file.
 """
 
 import json
@@ -9,16 +10,14 @@ from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionPipeline
-from peft import LoraConfig, inject_adapter_in_model
+from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
-from safetensors.torch import save_file
 
-from fairnb.adapters.protocol import read_weights
+from fairnb.adapters.protocol import read_weights, save_weights
 from fairnb.errors import UserError
-from fairnb.files import write_atomically
 
 NAME = "fairnb"  # of the adapter within peft's layers
-# The layers that are changed, as FFD's: the projections of every attention, in the text encoder also its MLPs.
+# The adapted layers, as in FFD: the projections of every attention, and the MLPs of the text encoder.
 TARGETS = {
     "text_encoder": ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
     "unet": ["to_q", "to_k", "to_v", "to_out.0"],
@@ -26,11 +25,11 @@ TARGETS = {
 
 
 class LoRA:
-    """A trainable change B A of rank `rank` of every layer of `TARGETS` in `parts` of the pipeline.
+    """A trainable change B A of rank `rank` for every layer of `TARGETS` in `parts` of the pipeline.
 
-    alpha equals the rank, so the file needs no scale: strength 1 is what was trained. The factors are float32 whatever
-    the model is. It trains as `BiasNeurons` does: attach, backward, optimiser, update, detach; taken off, the pipeline
-    holds its own layers again, bitwise.
+    alpha equals the rank, so the file needs no scale: strength 1 is what was trained. The factors are float32 for every
+    dtype of the model. Training works as for `BiasNeurons`. Once removed, the pipeline has its own layers again,
+    bitwise.
     """
 
     acts_from = 0
@@ -57,26 +56,26 @@ class LoRA:
         return list(self._factors.values())
 
     def shapes(self) -> dict[str, tuple[int, int]]:
-        """Every changed layer, as part and path ("unet.mid_block..."), and the shape (out, in) of its weight."""
+        """Map every adapted layer, as part and path ("unet.mid_block..."), to the shape (out, in) of its weight."""
         names = dict.fromkeys(key.rpartition(".lora_")[0] for key in self._factors)
         return {name: (len(second), first.shape[1]) for name in names for first, second in [self.factors(name)]}
 
     def factors(self, name: str) -> tuple[torch.nn.Parameter, torch.nn.Parameter]:
-        """A [rank, in] and B [out, rank] of a layer."""
+        """The factors A [rank, in] and B [out, rank] of a layer."""
         return self._factors[f"{name}.lora_A.weight"], self._factors[f"{name}.lora_B.weight"]
 
     def attach(self) -> None:
-        """Start training: the layers are in place and the factors require a gradient."""
+        """Start training: put the layers in place and let the factors require gradients."""
         self.apply(self._pipe)
         for factor in self._factors.values():
             factor.requires_grad_()
 
     def update(self) -> None:
-        """Nothing to do after a step of the optimiser: the layers hold the factors themselves."""
+        """Do nothing: the layers hold the factors themselves."""
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """The base model while it lasts."""
+        """The base model within the context."""
         layers = _layers(self._pipe, self.parts).values()
         wanted = [factor.requires_grad for factor in self.parameters()]
         for layer in layers:
@@ -87,16 +86,16 @@ class LoRA:
             for layer in layers:
                 layer.enable_adapters(True)
             for factor, trained in zip(self.parameters(), wanted, strict=True):
-                factor.requires_grad_(trained)  # which peft turns with the rest
+                factor.requires_grad_(trained)  # peft switched it, too
 
     def detach(self) -> None:
-        """End training: the base model stands again."""
+        """End training and restore the base model."""
         for factor in self._factors.values():
             factor.requires_grad_(False)
         self.remove(self._pipe)
 
     def apply(self, pipe: StableDiffusionPipeline, strength: float = 1.0) -> None:
-        """Put base + strength * B A in place, whatever strength was applied before; 0 is bitwise the base."""
+        """Apply base + strength * B A, replacing any strength applied before; 0 is bitwise the base."""
         self.remove(pipe)
         if not strength:
             return
@@ -106,17 +105,12 @@ class LoRA:
             layer.set_scale(NAME, strength)
 
     def remove(self, pipe: StableDiffusionPipeline) -> None:
-        """The pipeline's own layers again."""
-        for name, layer in _layers(pipe, self.parts).items():
-            part, _, path = name.partition(".")
-            parent, _, child = path.rpartition(".")
-            setattr(getattr(pipe, part).get_submodule(parent), child, layer.base_layer)
-        for model in (getattr(pipe, part) for part in self.parts):
-            if NAME in getattr(model, "peft_config", {}):
-                del model.peft_config
+        """Restore the pipeline's own layers."""
+        if any(NAME in (getattr(getattr(pipe, part), "peft_config", None) or {}) for part in self.parts):
+            pipe.unload_lora_weights()
 
     def merge(self, pipe: StableDiffusionPipeline, strength: float = 1.0) -> None:
-        """Make the change part of the weights, and itself zero."""
+        """Add the change to the weights, and reset it to zero."""
         self.remove(pipe)
         with torch.no_grad():
             for name in self.shapes():
@@ -129,23 +123,21 @@ class LoRA:
     def save(self, path: str | Path, metadata: dict) -> None:
         """Write the factors in diffusers' layout (`unet.<layer>.lora_A.weight`), with `metadata` in the header."""
         tensors = {_public(name): factor.detach().cpu().contiguous() for name, factor in self._factors.items()}
-        header = {"format": "pt", "record": json.dumps(metadata)}
-        write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=header))
+        save_weights(path, tensors, metadata, format="pt")
 
     def _inject(self, pipe: StableDiffusionPipeline) -> dict[str, LoraLayer]:
         for part in self.parts:
             if getattr(getattr(pipe, part), "peft_config", None):
                 raise UserError(f"another LoRA is on the {part}: take it off first (pipe.unload_lora_weights())")
             config = LoraConfig(r=self.rank, lora_alpha=self.rank, target_modules=TARGETS[part], lora_dropout=0.0)
-            inject_adapter_in_model(config, getattr(pipe, part), adapter_name=NAME)
+            getattr(pipe, part).add_adapter(config, adapter_name=NAME)
         return _layers(pipe, self.parts)
 
 
 def load_lora(path: str | Path, pipe: StableDiffusionPipeline) -> LoRA:
-    """Read what `LoRA.save` or diffusers' `save_lora_weights` wrote; nothing is applied yet.
+    """Read a file of `LoRA.save` or diffusers' `save_lora_weights`, without applying it.
 
-    `UserError` when the file is damaged, holds another kind of weights, a scale of its own (alpha other than the rank),
-    or does not fit the model.
+    `UserError` if the file is damaged, holds other weights, has alpha other than the rank, or does not fit the model.
     """
     tensors, header, record = read_weights(path)
     tensors = {_public(name): tensor for name, tensor in tensors.items()}
@@ -180,13 +172,13 @@ def load_lora(path: str | Path, pipe: StableDiffusionPipeline) -> LoRA:
 
 
 def _public(name: str) -> str:
-    """A factor's name in files: there the text encoder's layers lie in `text_model`, as transformers 4 has them."""
+    """A factor's name in files, where the text encoder's layers lie in `text_model`, as in transformers 4."""
     part, _, path = name.partition(".")
     return name if part != "text_encoder" else f"{part}.text_model.{path.removeprefix('text_model.')}"
 
 
 def _layers(pipe: StableDiffusionPipeline, parts: Sequence[str]) -> dict[str, LoraLayer]:
-    """Part and path -> peft's layer, where this change is in place."""
+    """Map part and path to peft's layer, where this LoRA is in place."""
     return {
         f"{part}.{name}": module
         for part in parts

@@ -1,10 +1,5 @@
-"""Find bias neurons: the single scalar weights of a U-Net that carry an attribute (Bias Neurons, METHODS section 1).
+"""Sets of neurons (single scalar weights): set operations, a random control, and files."""
 
-For each occupation, pairs of prompts from three families; the weights whose gradient of the difference between the
-two noise predictions is largest; those found for most occupations. Bias neurons are (bias and have_bias) less no_bias.
-"""
-
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +9,9 @@ from safetensors.torch import load_file, save_file
 
 from fairnb.errors import UserError
 from fairnb.files import write_atomically
+from fairnb.seeds import stable_seed
 
-# Tensor name -> sorted positions (int64) within the flattened tensor.
+# Maps tensor names to sorted positions (int64) within the flattened tensor.
 NeuronSet = dict[str, torch.Tensor]
 
 
@@ -27,24 +23,25 @@ def union(one: NeuronSet, two: NeuronSet) -> NeuronSet:
 
 
 def intersection(one: NeuronSet, two: NeuronSet) -> NeuronSet:
-    """Neurons in both sets; tensors left without any are dropped."""
+    """Neurons in both sets; tensors without any are dropped."""
     return _not_empty({name: one[name][torch.isin(one[name], two[name])] for name in one if name in two})
 
 
 def difference(one: NeuronSet, two: NeuronSet) -> NeuronSet:
-    """Neurons in the first set but not in the second; tensors left without any are dropped."""
+    """Neurons in the first set but not in the second; tensors without any are dropped."""
     return _not_empty({name: at[~torch.isin(at, two[name])] if name in two else at for name, at in one.items()})
 
 
 def count_neurons(neurons: NeuronSet) -> int:
-    """How many neurons a set holds."""
+    """The number of neurons of a set."""
     return sum(len(indices) for indices in neurons.values())
 
 
 def random_like(neurons: NeuronSet, unet: torch.nn.Module, seed: int, avoid: NeuronSet | None = None) -> NeuronSet:
-    """The control: as many random weights of each tensor, none of them in `neurons` or `avoid`.
+    """A random control: as many random weights of each tensor, none of them in `neurons` or `avoid`.
 
-    A tensor of which more than half is taken has too few left; what it lacks is drawn from the tensor with most left.
+    A tensor with more than half of its weights taken has too few left; the rest is drawn from the tensor with most
+    left.
     """
     if not count_neurons(neurons):
         raise UserError("a set without neurons has no random control: raise k or lower the frequency")
@@ -58,8 +55,7 @@ def random_like(neurons: NeuronSet, unet: torch.nn.Module, seed: int, avoid: Neu
         raise UserError(f"{count_neurons(neurons)} neurons leave too few weights for a random control: locate fewer")
     drawn = {}
     for name, number in wanted.items():
-        digest = hashlib.sha256(f"{seed}|{name}".encode()).digest()
-        rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
+        rng = np.random.default_rng(stable_seed(seed, name, bits=64))
         free = np.ones(sizes[name], dtype=bool)
         free[taken[name].numpy()] = False
         drawn[name] = torch.from_numpy(np.sort(rng.choice(np.flatnonzero(free), number, replace=False)))
@@ -67,13 +63,13 @@ def random_like(neurons: NeuronSet, unet: torch.nn.Module, seed: int, avoid: Neu
 
 
 def save_neurons(neurons: NeuronSet, path: str | Path, metadata: dict[str, str]) -> None:
-    """Write a set as safetensors, one int32 tensor of positions per weight tensor; metadata is text to text."""
+    """Write a set as safetensors, with one int32 tensor of positions per weight tensor."""
     tensors = {name: indices.to("cpu", torch.int32) for name, indices in neurons.items()}
     write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
 
 
 def load_neurons(path: str | Path) -> NeuronSet:
-    """Read a set; `UserError` when the file is missing or damaged."""
+    """Read a set; `UserError` if the file is missing or damaged."""
     try:
         return {name: indices.long() for name, indices in load_file(path).items()}
     except (OSError, SafetensorError) as error:
@@ -81,14 +77,14 @@ def load_neurons(path: str | Path) -> NeuronSet:
 
 
 def write_flat_text(neurons: NeuronSet, path: str | Path, unet: torch.nn.Module) -> None:
-    """Write the published text format: one index a line, counted over all of `unet.named_parameters()`."""
+    """Write the text format of Bias Neurons: one index per line, counted over all of `unet.named_parameters()`."""
     parts = [neurons[name] + start for name, (start, _) in flat_offsets(unet).items() if name in neurons]
     text = "\n".join(map(str, torch.cat(parts).tolist() if parts else [])) + "\n"
     write_atomically(path, lambda temporary: Path(temporary).write_text(text))
 
 
 def read_flat_text(path: str | Path, unet: torch.nn.Module) -> NeuronSet:
-    """Read the published text format for this U-Net; `UserError` for anything but indices within it."""
+    """Read the text format of Bias Neurons for this U-Net; `UserError` for anything but indices within it."""
     offsets = flat_offsets(unet)
     total = sum(size for _, size in offsets.values())
     try:
@@ -107,7 +103,7 @@ def read_flat_text(path: str | Path, unet: torch.nn.Module) -> NeuronSet:
 
 
 def flat_offsets(unet: torch.nn.Module) -> dict[str, tuple[int, int]]:
-    """Tensor name -> (where it starts in the flat numbering of all weights, its size)."""
+    """Map tensor names to (start in the flat numbering of all weights, size)."""
     sizes = [(name, weight.numel()) for name, weight in unet.named_parameters()]
     starts = np.cumsum([0] + [size for _, size in sizes])
     return {name: (int(start), size) for (name, size), start in zip(sizes, starts[:-1], strict=True)}

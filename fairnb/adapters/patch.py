@@ -16,10 +16,10 @@ from fairnb.errors import UserError
 
 @dataclass(frozen=True)
 class Header:
-    """What a patch file says before its values are read.
+    """The header of a patch.
 
-    `base`: the base weights' fingerprint in `dtype`, `sketch` their sketch (empty in files of older versions);
-    `neurons`: tensor name -> how many of its weights change.
+    `base` is the fingerprint of the base weights in `dtype`, `sketch` their sketch (empty in files of older versions);
+    `neurons` maps tensor names to the number of changed weights.
     """
 
     base: str
@@ -30,7 +30,7 @@ class Header:
     neurons: dict[str, int]
 
     def fits(self, unet: torch.nn.Module) -> bool:
-        """Is `unet` the base, bitwise in the same dtype or, in another dtype, but for rounding?"""
+        """Whether `unet` is the base: bitwise in the same dtype, up to rounding in another dtype."""
         if self.base == fingerprint(unet):
             return True
         if not self.sketch or self.dtype == str(unet.dtype):
@@ -40,7 +40,7 @@ class Header:
 
 
 def read_header(path: str | Path) -> Header:
-    """Read a patch's header, without any model; `UserError` when the file is damaged or no patch."""
+    """Read a patch's header without a model; `UserError` if the file is damaged or not a patch."""
     try:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
@@ -65,9 +65,9 @@ def read_header(path: str | Path) -> Header:
 
 
 def load_patch(path: str | Path, pipe: StableDiffusionPipeline) -> BiasNeurons:
-    """Read a patch made for the model in `pipe`; its record is in `.metadata`. Nothing is applied yet.
+    """Read a patch for the model in `pipe` without applying it; its record is in `.metadata`.
 
-    `UserError` when the file is damaged, no patch, or made for other base weights.
+    `UserError` if the file is damaged, not a patch, or made for other base weights.
     """
     header = read_header(path)
     if not header.fits(pipe.unet):

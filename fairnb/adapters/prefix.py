@@ -1,29 +1,27 @@
-"""`PrefixTokens`: a few soft tokens before every prompt (FFD, Shen et al., ICLR 2024, experiment 2). Its file is what
-`pipe.load_textual_inversion` reads.
+"""Prefix tokens: a few trained tokens before every prompt (FFD, Shen et al., ICLR 2024, experiment 2).
+
+`pipe.load_textual_inversion` reads the file.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionPipeline
-from safetensors.torch import save_file
 
-from fairnb.adapters.protocol import read_weights
+from fairnb.adapters.protocol import read_weights, save_weights
 from fairnb.errors import UserError
-from fairnb.files import write_atomically
 
-TOKEN = "<p1>"  # stands for all of them where plain diffusers reads the file: "<p1> a photo of a doctor"
-HELD = "fairnb_prefix"  # the name under which the text encoder holds them while they are on
+TOKEN = "<p1>"  # stands for all of them in plain diffusers: "<p1> a photo of a doctor"
+HELD = "fairnb_prefix"  # the text encoder's parameter that holds them while they are applied
 
 
 class PrefixTokens:
-    """`count` trainable vectors [count, D], put between the start token and the words of every prompt.
+    """`count` trainable vectors [count, D] between the start token and the words of every prompt.
 
-    The empty prompt of the guidance stays empty. They begin as embeddings of words drawn from the vocabulary. At a
-    strength between 0 and 1 the embedded prompt lies as far between the plain and the prefixed one.
+    They are initialised with embeddings of random words. The empty prompt of classifier-free guidance stays empty. At a
+    strength between 0 and 1 the embedded prompt is interpolated between the plain and the prefixed one.
     """
 
     acts_from = 0
@@ -45,16 +43,16 @@ class PrefixTokens:
         return [self._values]
 
     def attach(self) -> None:
-        """Start training: the tokens stand before every prompt and require a gradient."""
+        """Start training: put the tokens before every prompt and let them require gradients."""
         self.apply(self._pipe)
         self._values.requires_grad_()
 
     def update(self) -> None:
-        """Nothing to do after a step of the optimiser: prompts are embedded with the vectors themselves."""
+        """Do nothing: prompts are embedded with the vectors themselves."""
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """The base model while it lasts; then the tokens again, if they were on."""
+        """The base model within the context; then the tokens again, if they were applied."""
         held = HELD in self._pipe.text_encoder._parameters
         self.remove(self._pipe)
         try:
@@ -64,12 +62,12 @@ class PrefixTokens:
                 self.apply(self._pipe)
 
     def detach(self) -> None:
-        """End training: prompts are plain again."""
+        """End training and restore plain prompts."""
         self._values.requires_grad_(False)
         self.remove(self._pipe)
 
     def apply(self, pipe: StableDiffusionPipeline, strength: float = 1.0) -> None:
-        """Put the tokens before every prompt, whatever strength was applied before; 0 is bitwise the base."""
+        """Put the tokens before every prompt, replacing any strength applied before; 0 is bitwise the base."""
         self.remove(pipe)
         if not strength:
             return
@@ -77,25 +75,25 @@ class PrefixTokens:
 
         def prefixed(_module, args: tuple, embedded: torch.Tensor) -> torch.Tensor:
             own = values.to(embedded.dtype).expand(len(embedded), -1, -1)
-            # The last place keeps its token: it ends a prompt that fills the encoder.
+            # The last token stays: it is the end token of a prompt that fills the encoder.
             longer = torch.cat([embedded[:, :1], own, embedded[:, 1 : -1 - count], embedded[:, -1:]], 1)
             worded = (args[0][:, 1] != end).view(-1, 1, 1)
             return torch.where(worded, torch.lerp(embedded, longer, strength) if strength != 1 else longer, embedded)
 
-        # A parameter of the text encoder, so that whoever asks it for gradients or a fingerprint hears of the tokens.
+        # As a parameter of the text encoder the tokens take part in its gradients and its fingerprint.
         pipe.text_encoder.register_parameter(HELD, values)
         pipe.text_encoder._fairnb_hook = pipe.text_encoder.get_input_embeddings().register_forward_hook(prefixed)
 
     def remove(self, pipe: StableDiffusionPipeline) -> None:
-        """Plain prompts again."""
+        """Restore plain prompts."""
         if HELD in pipe.text_encoder._parameters:
             del pipe.text_encoder._parameters[HELD]
             pipe.text_encoder._fairnb_hook.remove()
 
     def merge(self, pipe: StableDiffusionPipeline, strength: float = 1.0) -> None:
-        """Give tokenizer and text encoder the tokens, as `load_textual_inversion` does: prompts then name `TOKEN`.
+        """Add the tokens to tokenizer and text encoder, as `load_textual_inversion` does; prompts then name `TOKEN`.
 
-        `UserError` for a strength other than 1, which no token can have, and where the name is taken.
+        `UserError` for a strength other than 1, which a token cannot have, and if the name is taken.
         """
         if strength != 1:
             raise UserError(f"prefix tokens cannot be merged at strength {strength:g}: use 1, or apply them instead")
@@ -106,15 +104,13 @@ class PrefixTokens:
 
     def save(self, path: str | Path, metadata: dict) -> None:
         """Write the vectors under the name `TOKEN`, with `metadata` in the header."""
-        header = {"format": "pt", "record": json.dumps(metadata)}
-        tensors = {TOKEN: self._values.detach().cpu().contiguous()}
-        write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=header))
+        save_weights(path, {TOKEN: self._values.detach().cpu().contiguous()}, metadata, format="pt")
 
 
 def load_prefix(path: str | Path, pipe: StableDiffusionPipeline) -> PrefixTokens:
-    """Read what `PrefixTokens.save` wrote, or another file with one tensor [count, D]; nothing is applied yet.
+    """Read a file of `PrefixTokens.save`, or another file with one tensor [count, D], without applying it.
 
-    `UserError` when the file is damaged, holds something else, or vectors of another width.
+    `UserError` if the file is damaged, holds something else, or vectors of another width.
     """
     tensors, _, record = read_weights(path)
     values = next(iter(tensors.values()))

@@ -1,4 +1,4 @@
-"""The protocol that every trainable adapter fulfils, and how its file is read."""
+"""The protocol of every adapter, and its file: safetensors with a training record in the header."""
 
 import json
 from contextlib import AbstractContextManager
@@ -8,47 +8,54 @@ from typing import Protocol
 import torch
 from diffusers import StableDiffusionPipeline
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from fairnb.errors import UserError
+from fairnb.files import write_atomically
 
 
 class Adapter(Protocol):
-    """A small trainable change of a pipeline: what `finetune` needs of bias neurons, LoRA and others."""
+    """A small trainable change of a pipeline: bias neurons, LoRA, prefix tokens."""
 
-    acts_from: int  # it acts in steps of at least this timestep; 0: in all
-    metadata: dict  # of a file: its training record
+    acts_from: int  # active in timesteps >= this; 0: in all
+    metadata: dict  # the training record of a loaded file
 
     def parameters(self) -> list[torch.Tensor]:
-        """What an optimiser trains, in float32."""
+        """The tensors to optimise, in float32."""
 
     def attach(self) -> None:
-        """Start training: the change is in place and its parameters collect gradients."""
+        """Start training: apply the change and let its parameters collect gradients."""
 
     def update(self) -> None:
-        """Bring changed parameters into the model, after a step of the optimiser."""
+        """Write changed parameters into the model, after a step of the optimiser."""
 
     def disabled(self) -> AbstractContextManager[None]:
-        """The base model, bitwise, while it lasts."""
+        """The base model, bitwise, within the context."""
 
     def detach(self) -> None:
-        """End training: the base model stands again."""
+        """End training and restore the base model."""
 
     def apply(self, pipe: StableDiffusionPipeline, strength: float = 1.0) -> None:
-        """Put the change on at any strength, whatever was applied before; 0 is bitwise the base."""
+        """Apply the change at any strength, replacing any applied before; 0 is bitwise the base."""
 
     def remove(self, pipe: StableDiffusionPipeline) -> None:
-        """The base model again, bitwise."""
+        """Restore the base model, bitwise."""
 
     def merge(self, pipe: StableDiffusionPipeline, strength: float = 1.0) -> None:
-        """Make the change part of the model's weights."""
+        """Add the change to the model's weights."""
 
     def save(self, path: str | Path, metadata: dict) -> None:
-        """Write it as safetensors, with a training record."""
+        """Write the adapter as safetensors, with its training record `metadata` (anything JSON)."""
+
+
+def save_weights(path: str | Path, tensors: dict[str, torch.Tensor], record: dict, **header: str) -> None:
+    """Write an adapter's file: its tensors, and in the header `header` and the training record."""
+    header["record"] = json.dumps(record)
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=header))
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str], dict]:
-    """Tensors, header and training record of an adapter's file; `UserError` when it is damaged or empty."""
+    """Read tensors, header and training record of an adapter's file; `UserError` if it is damaged or empty."""
     try:
         tensors = load_file(path)
         with safe_open(path, framework="pt") as file:

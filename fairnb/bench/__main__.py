@@ -88,7 +88,7 @@ def progress(way: str) -> dict[str, float]:
     kind = Published if way == "published" else AlignmentRun
     vision = load_vision_models(P, "cpu")
     run = kind(pipe, LoRA(pipe, 8), vision, {"gender": [0.5, 0.5]}, settings, P.sampling, P.seed)
-    run.known.update({prompt: run.reference_model.originals(prompt) for prompt in prompts})
+    run.originals.update({prompt: run.reference_model.originals(prompt) for prompt in prompts})
     fresh = dataclasses.replace(run, seed=P.seed + 1)
     before = fresh.validate(prompts)
     with tempfile.TemporaryDirectory() as folder:

@@ -128,7 +128,8 @@ def finetune(
     from fairnb.adapters.model_cards import write_card
     from fairnb.adapters.neuron_sets import load_neurons
     from fairnb.adapters.patch import load_patch
-    from fairnb.experiments.audit import before_and_after
+    from fairnb.diffusion.pipeline import processes
+    from fairnb.experiments.evaluation import held_out_figures
     from fairnb.prompts.attributes import get_attribute
     from fairnb.prompts.sets import load_prompt_set
     from fairnb.training.alignment import AlignmentRun
@@ -152,9 +153,10 @@ def finetune(
     }
     run.train(words.prompts("train"), words.prompts("validation"), out, record)
     patch = load_patch(out / "patch.safetensors", pipe)
-    figures = before_and_after(pipe, patch, words, vision.detector, judge, about.name, out, settings)
-    write_card(out, base=settings.model, revision=settings.revision, figures=figures)
-    typer.echo(f"{figures}\n{out / 'patch.safetensors'}; its card is {out / 'README.md'}")
+    figures = held_out_figures(pipe, patch, words, vision.detector, judge, about.name, out, settings)
+    if processes().is_main_process:
+        write_card(out, base=settings.model, revision=settings.revision, figures=figures)
+        typer.echo(f"{figures}\n{out / 'patch.safetensors'}; its card is {out / 'README.md'}")
 
 
 def _shares(text: str | None, about) -> list[float]:
@@ -201,6 +203,7 @@ def guide(
     """
     from fairnb.adapters.h_classifiers import h_classifier_from_folders, h_classifier_from_prompts
     from fairnb.adapters.h_guidance import HGuidance
+    from fairnb.diffusion.pipeline import processes
     from fairnb.prompts.attributes import Attribute, get_attribute
     from fairnb.prompts.sets import load_prompt_set
     from fairnb.vision.perception import load_vision_models
@@ -223,6 +226,8 @@ def guide(
         )
     best = made.reliable.max().item()
     least = min(0.9, 0.9 * best) if reliable is None else reliable
+    if not processes().is_main_process:
+        return
     HGuidance([made], {about.name: shares}, strength, mode=mode, reliable=least).save(out)
     typer.echo(f"steps are guided where reliability is {least:.2f} or more; the best has {best:.2f}, chance is .50")
     typer.echo(f"{out}: see it with fairnb show {out}, use it with fairnb generate ... --patch {out}")

@@ -1,28 +1,100 @@
-"""The evaluation that all methods share."""
+"""One evaluation for every method: generate, judge, compare before and after, and check what must not break."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from diffusers import StableDiffusionPipeline
+from facenet_pytorch import MTCNN
 
 from fairnb.adapters.h_guidance import HGuidance
 from fairnb.adapters.protocol import Adapter
 from fairnb.diffusion.pipeline import processes
-from fairnb.measure import metrics
 from fairnb.measure.generate import generate
-from fairnb.measure.images import load_image
 from fairnb.measure.judge import judge_images
+from fairnb.measure.metrics import frequencies, paired_difference, summarise, sure_share
 from fairnb.measure.records import read_records, write_records
+from fairnb.measure.similarity import mean_image_similarity
 from fairnb.profiles import Experiment, Profile
 from fairnb.prompts.attributes import get_attribute
 from fairnb.prompts.sets import PromptSet, prompt_rows
 from fairnb.prompts.templates import draw_words, photo_of
 from fairnb.vision.classifiers import Classifier
-from fairnb.vision.perception import SURE, VisionModels
+from fairnb.vision.perception import VisionModels
 
-DRIFT_IMAGES = 8  # of each prompt without people, where the evaluation has as many
+DRIFT_IMAGES = 8  # per prompt without people, if the evaluation has as many
+
+
+def named_prompt_rows(prompts: PromptSet, attribute: str, split: str = "test") -> pd.DataFrame:
+    """Rows of the prompts that name each class of an attribute for each occupation; the class is in `asked`."""
+    about, tables = get_attribute(attribute), []
+    for number, (name, word) in enumerate(zip(about.classes, about.words, strict=True)):
+        rows = prompt_rows(prompts, split, word=word)
+        tables.append(rows.assign(prompt_id=rows.prompt_id + number * len(prompts.all()), asked=name))
+    return pd.concat(tables, ignore_index=True)
+
+
+def adherence(records: pd.DataFrame, attribute: str) -> float:
+    """Share of the faces that show the class their prompt names (the column `asked`)."""
+    faces = records[records.face]
+    return float((faces[attribute] == faces.asked).mean())
+
+
+def checks(records: pd.DataFrame, attribute: str) -> dict[str, float]:
+    """What must not break: occupation right, face found, judge sure, CLIP-T; NaN where it was not measured."""
+    measured = "occupation_seen" in records
+    return {
+        "occupation right": float((records.occupation_seen == records.occupation).mean()) if measured else np.nan,
+        "face found": float(records.face.mean()),
+        "judge sure": sure_share(records, attribute),
+        "CLIP-T": float(records.clip_t.mean()) if "clip_t" in records else np.nan,
+    }
+
+
+def compare_records(before: pd.DataFrame, after: pd.DataFrame, attributes: Sequence[str], seed: int) -> dict:
+    """Compare two tables of the same prompts and noises.
+
+    `bias` of each attribute and of all jointly, before and after (`metrics.summarise`), with the paired `change`;
+    `share` of the last class of each attribute of two classes: mean and std over prompts.
+    """
+    keys = [*attributes, "+".join(attributes)] if len(attributes) > 1 else attributes
+    tables = {"before": before, "after": after}
+    bias, share = {}, {}
+    for key in keys:
+        bias[key] = {when: summarise(records, key, seed) for when, records in tables.items()}
+        bias[key]["change"] = paired_difference(before, after, key, seed)
+    for name in attributes:
+        classes = get_attribute(name).classes
+        if len(classes) == 2:
+            values = {when: frequencies(records, name)[classes[1]] for when, records in tables.items()}
+            share[name] = {when: {"mean": each.mean(), "std": each.std()} for when, each in values.items()}
+    return {"bias": bias, "share": share}
+
+
+def generate_and_judge(
+    pipe: StableDiffusionPipeline,
+    rows: pd.DataFrame,
+    folder: Path,
+    detector: MTCNN,
+    judge: Classifier,
+    profile: Profile,
+    *,
+    images: int,
+    seed: int,
+) -> pd.DataFrame:
+    """Generate `images` images per prompt into folder/images and return the judge's records.
+
+    They are also written to folder/records.parquet. Under `torchrun` only the main process judges.
+    """
+    state = processes()
+    generate(
+        pipe, rows, images=images, folder=folder / "images", seed=seed, replace=True, **profile.sampling.model_dump()
+    )
+    if state.is_main_process:
+        write_records(judge_images(folder / "images", detector, judge), folder / "records.parquet")
+    state.wait_for_everyone()
+    return read_records(folder / "records.parquet")
 
 
 def evaluate(
@@ -30,129 +102,103 @@ def evaluate(
     adapter: Adapter | HGuidance | None,
     vision: VisionModels,
     judge: Classifier,
-    words: PromptSet,
+    prompts: PromptSet,
     profile: Profile,
     experiment: Experiment,
     folder: str | Path,
 ) -> dict:
-    """What the judge sees of the test prompts with and without an adapter, and what the adapter costs. Without one the
-    experiment draws words of classes into the plain prompts.
+    """Evaluate an adapter on the test prompts against the original model, from the same noise.
 
-    Per kind of prompts `bias` and `share` (see `_compared`); `obeyed`, the part of the pictures that show the class
-    which their prompt names; `sure`, that of the faces of whose classes the judge is sure, and `faces` found, before
-    and after; `clip_i`, the mean cosine of a picture to the original of the same noise; `drift`, 1 - that cosine on
-    prompts without people, which should not change at all. `trained`, the bias of the prompts that were trained on,
-    from noise that was not: what the adapter learned, where `kinds` tells what of it holds for other words. Records and
-    pictures stay in `folder`.
+    Without an adapter, attribute words are drawn into the plain prompts instead. The result holds, per kind of prompts,
+    `bias` and `share` (`compare_records`); `trained`, the bias on the prompts of the training, from noise that no
+    training uses; `obeyed`, the share of the images that show the class their prompt names; `sure` and `faces`, before
+    and after; `clip_i`, the mean cosine of an image and the original of the same noise; and `drift`, 1 - that cosine on
+    prompts without people, which should not change. Records and images stay in `folder`.
     """
     folder, originals = Path(folder), profile.folder / "experiments" / "original"
-    names, state = list(experiment.shares), processes()
-
-    def drawn(place: Path, rows: pd.DataFrame, images: int, seed: int = profile.seed) -> Path:
-        how = {"images": images, "seed": seed, "replace": True, **profile.sampling.model_dump()}
-        return generate(pipe, rows, folder=place / "images", **how)
-
-    def seen(place: Path, rows: pd.DataFrame, images: int, seed: int = profile.seed) -> pd.DataFrame:
-        drawn(place, rows, images, seed)
-        if state.is_main_process:
-            write_records(judge_images(place / "images", vision.detector, judge), place / "records.parquet")
-        state.wait_for_everyone()
-        return read_records(place / "records.parquet")
-
-    test = {kind: prompt_rows(words, "test", kinds=[kind]) for kind in experiment.prompts}
+    names = list(experiment.shares)
+    many, few = profile.evaluate.images, profile.evaluate.explicit_images
+    test = {kind: prompt_rows(prompts, "test", kinds=[kind]) for kind in experiment.prompts}
+    train = {kind: prompt_rows(prompts, "train", kinds=[kind]) for kind in experiment.prompts}
     contents = pd.DataFrame(
-        [(i, photo_of(name), None, "test") for i, name in enumerate(words.contents)],
+        [(i, photo_of(name), None, "test") for i, name in enumerate(prompts.contents)],
         columns=["prompt_id", "prompt", "occupation", "split"],
     )
 
-    def named(rows: pd.DataFrame, images: int, seed: int = profile.seed) -> pd.DataFrame:
-        return draw_words(rows, experiment.shares, images, seed) if adapter is None else rows
+    def judged(place: Path, rows: pd.DataFrame, images: int, seed: int = profile.seed, words: bool = False):
+        rows = draw_words(rows, experiment.shares, images, seed) if words else rows
+        return generate_and_judge(pipe, rows, place, vision.detector, judge, profile, images=images, seed=seed)
+
+    def all_kinds(place: Path, words: bool = False) -> tuple[dict[str, pd.DataFrame], dict[str, pd.DataFrame]]:
+        """Records per kind of the test prompts, and of the train prompts from the noise of another seed."""
+        some = {"images": min(DRIFT_IMAGES, many), "seed": profile.seed, "replace": True}
+        generate(pipe, contents, folder=place / "contents" / "images", **some, **profile.sampling.model_dump())
+        held_out = {kind: judged(place / kind, rows, many, words=words) for kind, rows in test.items()}
+        fresh = {"seed": profile.seed + 1, "words": words}
+        return held_out, {kind: judged(place / f"trained_{kind}", rows, few, **fresh) for kind, rows in train.items()}
 
     if adapter:
         adapter.remove(pipe)
-    before = {kind: seen(originals / kind, rows, profile.evaluate.images) for kind, rows in test.items()}
-    taught = {kind: prompt_rows(words, "train", kinds=[kind]) for kind in experiment.prompts}
-    few = (profile.evaluate.explicit_images, profile.seed + 1)  # noise of another seed: no training has seen it
-    learned = {kind: [seen(originals / f"trained_{kind}", rows, *few)] for kind, rows in taught.items()}
-    some = min(DRIFT_IMAGES, profile.evaluate.images)
-    unchanged = drawn(originals / "contents", contents, some)
+    before, trained_before = all_kinds(originals)
     if adapter:
         adapter.apply(pipe)
     try:
-        every = profile.evaluate.images
-        after = {kind: seen(folder / kind, named(rows, every), every) for kind, rows in test.items()}
-        for kind, rows in taught.items():
-            learned[kind].append(seen(folder / f"trained_{kind}", named(rows, *few), *few))
-        changed = drawn(folder / "contents", contents, some)
+        after, trained_after = all_kinds(folder, words=adapter is None)
         obeyed = {}
         for name in names:
-            rows = named_prompt_rows(words, name)
-            records = seen(folder / f"named_{name}", rows, profile.evaluate.explicit_images)
-            asked = records.prompt_id.map(dict(zip(rows.prompt_id, rows.asked, strict=True)))
-            obeyed[name] = float((records[name] == asked).mean())
+            rows = named_prompt_rows(prompts, name)
+            records = judged(folder / f"named_{name}", rows, few)
+            records["asked"] = records.prompt_id.map(dict(zip(rows.prompt_id, rows.asked, strict=True)))
+            obeyed[name] = adherence(records, name) * float(records.face.mean())
     finally:
         if adapter:
             adapter.remove(pipe)
-    every = {"before": pd.concat(before.values()), "after": pd.concat(after.values())}
+    whole = {"before": pd.concat(before.values()), "after": pd.concat(after.values())}
+
+    def similarity(name: str) -> float:
+        return mean_image_similarity(vision.clip, originals / name / "images", folder / name / "images")
+
     return {
-        "kinds": {kind: _compared(before[kind], after[kind], names, profile.seed) for kind in test},
-        "trained": {kind: _compared(*records, names, profile.seed)["bias"] for kind, records in learned.items()},
+        "kinds": {kind: compare_records(before[kind], after[kind], names, profile.seed) for kind in test},
+        "trained": {
+            kind: compare_records(trained_before[kind], trained_after[kind], names, profile.seed)["bias"]
+            for kind in test
+        },
         "obeyed": obeyed,
-        "sure": {when: _sure(records, names) for when, records in every.items()},
-        "faces": {when: float(records.face.mean()) for when, records in every.items()},
-        "clip_i": float(
-            np.mean([_clip_i(vision, originals / kind / "images", folder / kind / "images") for kind in test])
-        ),
-        "drift": 1 - _clip_i(vision, unchanged, changed),
+        "sure": {when: {name: sure_share(table, name) for name in names} for when, table in whole.items()},
+        "faces": {when: float(table.face.mean()) for when, table in whole.items()},
+        "clip_i": float(np.mean([similarity(kind) for kind in test])),
+        "drift": 1 - similarity("contents"),
     }
 
 
-def named_prompt_rows(words: PromptSet, attribute: str) -> pd.DataFrame:
-    """Prompts that name each class of an attribute for each test occupation, with the class in `asked`."""
-    about, tables = get_attribute(attribute), []
-    for number, (name, word) in enumerate(zip(about.classes, about.words, strict=True)):
-        rows = prompt_rows(words, "test", word=word)
-        tables.append(rows.assign(prompt_id=rows.prompt_id + number * len(words.all()), asked=name))
-    return pd.concat(tables, ignore_index=True)
+def held_out_figures(
+    pipe: StableDiffusionPipeline,
+    patch: Adapter,
+    prompts: PromptSet,
+    detector: MTCNN,
+    judge: Classifier,
+    attribute: str,
+    folder: str | Path,
+    profile: Profile,
+) -> str:
+    """Bias on the validation and test occupations with and without a patch, as a Markdown table.
 
-
-def _compared(before: pd.DataFrame, after: pd.DataFrame, names: list[str], seed: int) -> dict:
-    """`bias` of each attribute, and of all together, before and after (`metrics.summarise`) with the paired `change`;
-    `share` of the last class of each attribute of two: mean and std over prompts."""
-    keys = [*names, "+".join(names)] if len(names) > 1 else names
-    bias, share = {}, {}
-    for key in keys:
-        bias[key] = {
-            "before": metrics.summarise(before, key, seed),
-            "after": metrics.summarise(after, key, seed),
-            "change": metrics.paired_difference(before, after, key, seed),
-        }
-    for name in names:
-        classes = get_attribute(name).classes
-        if len(classes) == 2:
-            shares = [metrics.frequencies(records, name)[classes[1]] for records in (before, after)]
-            share[name] = {
-                when: {"mean": values.mean(), "std": values.std()}
-                for when, values in zip(("before", "after"), shares, strict=True)
-            }
-    return {"bias": bias, "share": share}
-
-
-def _sure(records: pd.DataFrame, names: list[str]) -> dict[str, float]:
-    faces = records[records.face]
-    columns = {name: [f"{name}_{label}" for label in get_attribute(name).classes] for name in names}
-    return {name: float((faces[labels].max(axis=1) >= SURE).mean()) for name, labels in columns.items()}
-
-
-@torch.no_grad()
-def _clip_i(vision: VisionModels, one: Path, two: Path, batch: int = 64) -> float:
-    """Mean cosine of the pictures of two folders of `generate`, as CLIP sees them."""
-    names = sorted(path.relative_to(one) for path in one.glob("prompt_*/img_*.png"))
-    cosines = []
-    for start in range(0, len(names), batch):
-        features = []
-        for place in (one, two):
-            images = torch.stack([load_image(place / name) for name in names[start : start + batch]])
-            features.append(vision.clip.image_features(images.to(vision.clip.mean.device)))
-        cosines.append((features[0] * features[1]).sum(1))
-    return torch.cat(cosines).mean().item()
+    No training used these occupations. Images and records stay in `folder`; before and after share their noise.
+    """
+    rows, images = prompt_rows(prompts, "validation", "test"), profile.evaluate.images
+    records = {}
+    try:
+        for when, strength in (("before", 0.0), ("after", 1.0)):
+            patch.apply(pipe, strength)
+            records[when] = generate_and_judge(
+                pipe, rows, Path(folder) / when, detector, judge, profile, images=images, seed=profile.seed
+            )
+    finally:
+        patch.remove(pipe)
+    bias = compare_records(**records, attributes=[attribute], seed=profile.seed)["bias"][attribute]
+    lines = [f"| {attribute}, {len(rows)} occupations, {images} images each | bias | 95 % interval |", "|---|---|---|"]
+    for label, key, sign in (("before", "before", ""), ("after", "after", ""), ("difference", "change", "+")):
+        value = bias[key]
+        lines.append(f"| {label} | {value['mean']:{sign}.3f} | {value['low']:.3f} to {value['high']:.3f} |")
+    return "\n".join([*lines, f"| a fair model would score | {bias['after']['floor']:.3f} | |"])

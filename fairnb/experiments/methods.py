@@ -1,8 +1,8 @@
-"""An experiment: train one adapter for one target, and let the judge see what it does beside the original model.
+"""The adapters and targets of a profile's experiments.
 
-FFD's exp-1 to exp-6 (Shen et al., ICLR 2024), their like with bias neurons, and guided sampling (Balancing Act) are
-values of the profile's `experiments`; they differ in adapter, shares and prompts, and share one evaluation. What trains
-weights shares one loop (`finetune`).
+FFD's exp-1 to exp-6 (Shen et al., ICLR 2024), their counterparts with bias neurons, DACL's triplets and h-guidance
+(Balancing Act) are values of the profile's `experiments`: they differ in adapter, target shares and prompts, and have
+one training loop and one evaluation in common.
 """
 
 import json
@@ -29,38 +29,40 @@ from fairnb.vision.perception import VisionModels
 
 
 def target_shares(experiment: Experiment) -> dict[str | tuple[str, ...], np.ndarray]:
-    """The shares as `Alignment` wants them: jointly the product [K1, K2, ...] of the attributes' own, else each [K]."""
+    """The target of `AlignmentRun`: [K] shares of one attribute, or joint shares [K1, K2, ...], the product of
+    several."""
     if len(experiment.shares) == 1:
         return {name: np.asarray(wanted) for name, wanted in experiment.shares.items()}
     return {tuple(experiment.shares): reduce(np.multiply.outer, map(np.asarray, experiment.shares.values()))}
 
 
-def make_adapter(pipe: StableDiffusionPipeline, name: str, profile: Profile, words: PromptSet) -> Adapter:
-    """The untrained adapter of an experiment. Neurons are located per attribute, once for all, and united."""
+def make_adapter(pipe: StableDiffusionPipeline, name: str, profile: Profile, prompts: PromptSet) -> Adapter:
+    """Return the untrained adapter of an experiment. Neurons are located once per attribute; several sets are
+    united."""
     experiment = profile.experiments[name]
     if experiment.adapter == "lora":
         return LoRA(pipe, experiment.rank, experiment.parts, profile.seed)
     if experiment.adapter == "prefix":
         return PrefixTokens(pipe, experiment.tokens, profile.seed)
-    found = [_neurons(pipe, attribute, profile, words) for attribute in experiment.shares]
+    found = [_neurons(pipe, attribute, profile, prompts) for attribute in experiment.shares]
     return BiasNeurons(pipe.unet, reduce(union, found), profile.finetune_of(name).acts_from)
 
 
 def find_neurons(
-    pipe: StableDiffusionPipeline, attribute: str, profile: Profile, words: PromptSet, path: str | Path
+    pipe: StableDiffusionPipeline, attribute: str, profile: Profile, prompts: PromptSet, path: str | Path
 ) -> NeuronSet:
-    """Locate the bias neurons of an attribute with the profile's settings on its train occupations; written to `path`
-    with these settings."""
+    """Locate the bias neurons of an attribute on the train occupations, and write them to `path` with their
+    settings."""
     chosen, state = profile.locate, processes()
     found = locate(
         pipe,
         get_attribute(attribute),
-        words.split("train"),
+        prompts.split("train"),
         k=max(1, round(chosen.k * sum(weight.numel() for weight in pipe.unet.parameters()))),
         frequency=chosen.frequency,
         timestep=chosen.timestep,
-        contents=words.contents,
-        contexts=words.contexts,
+        contents=prompts.contents,
+        contexts=prompts.contexts,
         seed=profile.seed,
     )
     if state.is_main_process:
@@ -69,20 +71,22 @@ def find_neurons(
     return found.neurons
 
 
-def _neurons(pipe: StableDiffusionPipeline, attribute: str, profile: Profile, words: PromptSet) -> NeuronSet:
+def _neurons(pipe: StableDiffusionPipeline, attribute: str, profile: Profile, prompts: PromptSet) -> NeuronSet:
     path = profile.folder / "experiments" / f"neurons_{attribute}.safetensors"
     there = path.is_file()
-    processes().wait_for_everyone()  # every process has looked before one of them writes
-    return load_neurons(path) if there else find_neurons(pipe, attribute, profile, words, path)
+    processes().wait_for_everyone()  # no process writes before all have looked
+    return load_neurons(path) if there else find_neurons(pipe, attribute, profile, prompts, path)
 
 
 def make_h_guidance(
-    pipe: StableDiffusionPipeline, vision: VisionModels, words: PromptSet, profile: Profile, name: str
+    pipe: StableDiffusionPipeline, vision: VisionModels, prompts: PromptSet, profile: Profile, name: str
 ) -> tuple[HGuidance, float]:
-    """The guidance of an experiment, and the minutes its h-classifiers took to make: one for each attribute, made once
-    for all experiments that ask for the same."""
+    """Return the h-guidance of an experiment and the minutes that training its h-classifiers took.
+
+    There is one h-classifier per attribute, which experiments with the same settings share.
+    """
     experiment = profile.experiments[name]
-    made = [_h_classifier(pipe, vision, attribute, words, profile, experiment) for attribute in experiment.shares]
+    made = [_h_classifier(pipe, vision, attribute, prompts, profile, experiment) for attribute in experiment.shares]
     classifiers = [each.classifiers[attribute] for each, attribute in zip(made, experiment.shares, strict=True)]
     settings = experiment.h_guidance.model_dump(exclude={"images"})
     return HGuidance(classifiers, experiment.shares, **settings), sum(each.metadata["minutes"] for each in made)
@@ -92,20 +96,20 @@ def _h_classifier(
     pipe: StableDiffusionPipeline,
     vision: VisionModels,
     attribute: str,
-    words: PromptSet,
+    prompts: PromptSet,
     profile: Profile,
     experiment: Experiment,
 ) -> HGuidance:
-    """The file of one h-classifier, a guidance of no strength; trained anew where it is of other settings."""
+    """Load an h-classifier (stored as h-guidance of strength 0), or train it if there is none of these settings."""
     path, state = profile.folder / "experiments" / f"h_{attribute}.safetensors", processes()
     how = {"images": experiment.h_guidance.images, "seed": profile.seed}
     about = how | {"model": profile.model, "prompts": experiment.prompts, "sampling": profile.sampling.model_dump()}
     there = path.is_file() and about.items() <= load_h_guidance(path, pipe.device).metadata.items()
-    state.wait_for_everyone()  # every process has looked before one of them writes
+    state.wait_for_everyone()  # no process writes before all have looked
     if not there:
         started = time.perf_counter()
-        prompts = words.prompts("train", experiment.prompts)
-        made = h_classifier_from_prompts(pipe, vision, attribute, prompts, sampling=profile.sampling, **how)
+        train = prompts.prompts("train", experiment.prompts)
+        made = h_classifier_from_prompts(pipe, vision, attribute, train, sampling=profile.sampling, **how)
         about["minutes"] = (time.perf_counter() - started) / 60
         if state.is_main_process:
             shares = np.full(len(made.classes), 1 / len(made.classes))

@@ -11,9 +11,11 @@ from fairnb.files import read_json
 
 
 def read_results(places: Sequence[str | Path]) -> list[dict]:
-    """The results that `run_experiment` left in the output folders of one profile, and those of files that
-    `fairnb results --out` wrote; of two results of one experiment and seed the later place's. `UserError` where a place
-    holds none."""
+    """Read results from output folders of one profile, and from files of `fairnb results --out`.
+
+    Of two results of the same experiment and seed the one of the later place counts. `UserError` names a place without
+    results.
+    """
     found = {}
     for place in map(Path, places):
         paths = sorted(place.glob("experiments/*/result.json"))
@@ -28,11 +30,11 @@ def read_results(places: Sequence[str | Path]) -> list[dict]:
 
 
 def results_table(results: list[dict]) -> pd.DataFrame:
-    """Results as a table: a row for each experiment, kind of prompts and attribute, means over the seeds.
+    """Return one row per experiment, kind of prompts and attribute, with means over the seeds.
 
-    `before`, `after` and `ratio` are bias, with the standard deviation over seeds (`sd`) of after; `trained` is that
-    of the prompts which were trained on; `faces` is the share of pictures in which one is found, after; `share` and
-    `spread` are the last class's mean share and its standard deviation over prompts, before and after.
+    `before`, `after` and their `ratio` are bias on held-out prompts, `sd` its standard deviation over seeds; `trained`
+    is the bias on the prompts of the training; `faces` the share of images with a face, after; `share` and `spread` the
+    mean share of the last class and its standard deviation over prompts, before and after.
     """
     rows = []
     for result in results:

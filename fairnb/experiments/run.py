@@ -1,7 +1,8 @@
-"""Run an experiment: train one adapter for one target and evaluate it."""
+"""Run an experiment: train one adapter for one target, evaluate it beside the original model, and store the result."""
 
 import json
 import time
+from pathlib import Path
 
 from diffusers import StableDiffusionPipeline
 
@@ -24,65 +25,90 @@ def run_experiment(
     pipe: StableDiffusionPipeline,
     vision: VisionModels,
     judge: Classifier,
-    words: PromptSet,
+    prompts: PromptSet,
     profile: Profile,
     name: str,
-    known: dict | None = None,
+    originals: dict | None = None,
 ) -> dict:
-    """Train an experiment of the profile, evaluate it, and return its result (also written to result.json).
+    """Train and evaluate an experiment of the profile; return its result, which is also written to result.json.
 
-    Everything lies in <profile's folder>/experiments/<name>. What is there is not done again; a killed run goes on.
-    Experiments of the same model, seed and noises may share `known`: originals (see `Alignment`).
-    `UserError` when the folder holds a run of other settings.
+    Everything lies in <profile's folder>/experiments/<name>. Finished steps are not repeated, and a killed run resumes.
+    Experiments of one model and seed may share the cache `originals` (see `AlignmentRun`). `UserError` if the folder
+    holds a run of other settings.
     """
-    experiment, settings = profile.experiments[name], profile.finetune_of(name)
-    folder = profile.folder / "experiments" / name
-    plan = {"experiment": experiment.model_dump(), "finetune": settings.model_dump(), "seed": profile.seed}
-    there = {path.name for path in folder.glob("*")} - {"plan.json"}  # a plan alone is that of a refused wish
-    if there and (folder / "plan.json").is_file() and read_json(folder / "plan.json") != json.loads(json.dumps(plan)):
-        raise UserError(f"{folder} holds a run of other settings: delete it or choose another output")
-    state = processes()
-    todo = [not (folder / name).is_file() for name in ("patch.safetensors", "result.json")]
-    todo[0] &= experiment.adapter != "words"  # which trains nothing
-    state.wait_for_everyone()  # every process has looked before one of them writes
-    if state.is_main_process:
-        write_json(folder / "plan.json", plan)
-    if todo[0]:
-        known = {} if known is None else known
-        record = {"experiment": name, "adapter": experiment.adapter, "prompts": experiment.prompts}
-        resumed, started, minutes = (folder / "checkpoint.pt").is_file(), time.perf_counter(), None
-        if experiment.adapter == "h_guidance":
-            guidance, minutes = make_h_guidance(pipe, vision, words, profile, name)
-            if state.is_main_process:
-                guidance.save(folder / "patch.safetensors", record)
-            state.wait_for_everyone()
-        else:
-            adapter = make_adapter(pipe, name, profile, words)
-            # Originals are shared where they were drawn alike and the eyes looked for the same.
-            alike = (settings.pool, *(settings.steps or ()), settings.face_weight > 0, *experiment.shares)
-            looked = known.setdefault(alike, {})
-            shares, sampling = target_shares(experiment), profile.sampling
-            run = AlignmentRun(pipe, adapter, vision, shares, settings, sampling, profile.seed, looked)
-            train, validation = (words.prompts(split, experiment.prompts) for split in ("train", "validation"))
-            if experiment.contrast:
-                how = experiment.contrast.model_dump()
-                contrast = ContrastiveRun(pipe, adapter, profile.folder / "triplets", settings, profile.seed, **how)
-                contrast.train(lambda: run.validate(validation), folder, run.about() | record)
-            else:
-                run.train(train, validation, folder, record)
+    experiment = profile.experiments[name]
+    folder, state = profile.folder / "experiments" / name, processes()
+    _check_plan(folder, profile, name)
+    patch, result = folder / "patch.safetensors", folder / "result.json"
+    to_train, to_evaluate = not patch.is_file() and experiment.adapter != "words", not result.is_file()
+    state.wait_for_everyone()  # no process writes before all have looked
+    if to_train:
+        resumed, started = (folder / "checkpoint.pt").is_file(), time.perf_counter()
+        minutes = _train(pipe, vision, prompts, profile, name, {} if originals is None else originals)
         if state.is_main_process and not resumed:
             write_json(folder / "minutes.json", minutes or (time.perf_counter() - started) / 60)
-    if todo[1]:
-        file = folder / "patch.safetensors"
-        adapter = load_adapter(file, pipe) if file.is_file() else None
-        result = evaluate(pipe, adapter, vision, judge, words, profile, experiment, folder)
-        about = {"experiment": name, "adapter": experiment.adapter, "seed": profile.seed}
-        timed = folder / "minutes.json"  # missing where a run was killed and went on: nobody knows the whole
-        about["minutes"] = read_json(timed) if timed.is_file() else None
-        about["parameters"] = sum(parameter.numel() for parameter in adapter.parameters()) if adapter else 0
-        about["megabytes"] = file.stat().st_size / 1e6 if adapter else 0.0
+    if to_evaluate:
+        adapter = load_adapter(patch, pipe) if patch.is_file() else None
+        found = evaluate(pipe, adapter, vision, judge, prompts, profile, experiment, folder)
+        timed = folder / "minutes.json"  # missing after a resumed training, whose whole time is unknown
+        about = {
+            "experiment": name,
+            "adapter": experiment.adapter,
+            "seed": profile.seed,
+            "minutes": read_json(timed) if timed.is_file() else None,
+            "parameters": sum(parameter.numel() for parameter in adapter.parameters()) if adapter else 0,
+            "megabytes": patch.stat().st_size / 1e6 if adapter else 0.0,
+        }
+        own = profile.model_copy(update={"experiments": {name: experiment}})
         if state.is_main_process:
-            own = profile.model_copy(update={"experiments": {name: experiment}})
-            write_json(folder / "result.json", about | result | {"provenance": provenance(own)})
+            write_json(result, about | found | {"provenance": provenance(own)})
         state.wait_for_everyone()
-    return read_json(folder / "result.json")
+    return read_json(result)
+
+
+def _check_plan(folder: Path, profile: Profile, name: str) -> None:
+    """Write the plan of the run; `UserError` if the folder holds a run of another plan."""
+    experiment, settings = profile.experiments[name], profile.finetune_of(name)
+    plan = {"experiment": experiment.model_dump(), "finetune": settings.model_dump(), "seed": profile.seed}
+    path, state = folder / "plan.json", processes()
+    begun = {file.name for file in folder.glob("*")} - {"plan.json"}  # a plan alone is that of a refused run
+    if begun and path.is_file() and read_json(path) != json.loads(json.dumps(plan)):
+        raise UserError(f"{folder} holds a run of other settings: delete it or choose another output")
+    state.wait_for_everyone()
+    if state.is_main_process:
+        write_json(path, plan)
+
+
+def _train(
+    pipe: StableDiffusionPipeline,
+    vision: VisionModels,
+    prompts: PromptSet,
+    profile: Profile,
+    name: str,
+    originals: dict,
+) -> float | None:
+    """Train the adapter of an experiment and write its patch; return the minutes if they differ from those of the
+    call."""
+    experiment, settings, state = profile.experiments[name], profile.finetune_of(name), processes()
+    folder = profile.folder / "experiments" / name
+    record = {"experiment": name, "adapter": experiment.adapter, "prompts": experiment.prompts}
+    if experiment.adapter == "h_guidance":
+        guidance, minutes = make_h_guidance(pipe, vision, prompts, profile, name)
+        if state.is_main_process:
+            guidance.save(folder / "patch.safetensors", record)
+        state.wait_for_everyone()
+        return minutes
+    adapter = make_adapter(pipe, name, profile, prompts)
+    # Originals are shared between experiments that generate the same images and align the same attributes.
+    alike = (settings.pool, *(settings.steps or ()), settings.face_weight > 0, *experiment.shares)
+    cache = originals.setdefault(alike, {})
+    shares = target_shares(experiment)
+    run = AlignmentRun(pipe, adapter, vision, shares, settings, profile.sampling, profile.seed, cache)
+    train, validation = (prompts.prompts(split, experiment.prompts) for split in ("train", "validation"))
+    if experiment.contrast:
+        how = experiment.contrast.model_dump()
+        contrast = ContrastiveRun(pipe, adapter, profile.folder / "triplets", settings, profile.seed, **how)
+        contrast.train(lambda: run.validate(validation), folder, run.training_record() | record)
+    else:
+        run.train(train, validation, folder, record)
+    return None

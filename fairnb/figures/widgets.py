@@ -5,11 +5,9 @@ import os
 from pathlib import Path
 
 import ipywidgets
-import numpy as np
 import pandas as pd
 import torch
 from diffusers import StableDiffusionPipeline
-from facenet_pytorch import MTCNN
 from IPython import get_ipython
 from matplotlib.figure import Figure
 
@@ -17,7 +15,8 @@ from fairnb.adapters.protocol import Adapter
 from fairnb.diffusion.sampling import decode, noise, sample
 from fairnb.figures.pictures import class_grid, picture_rows
 from fairnb.vision.classifiers import Classifier
-from fairnb.vision.faces import crop_faces, find_faces, load_detector
+from fairnb.vision.faces import load_detector
+from fairnb.vision.perception import perceived_classes
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -25,20 +24,6 @@ STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 def interactive() -> bool:
     """Is there a notebook kernel, and somebody to move a slider? Runs without a browser set FAIRNB_HEADLESS to 1."""
     return hasattr(get_ipython(), "kernel") and os.environ.get("FAIRNB_HEADLESS") != "1"
-
-
-@torch.no_grad()
-def perceived_classes(images: torch.Tensor, detector: MTCNN, judge: Classifier, attribute: str) -> list[str | None]:
-    """The class the judge gives the largest face of each image [N, 3, H, W]; None where no face is found."""
-    faces = find_faces(detector, images)
-    rows = np.flatnonzero(faces.found)
-    classes: list[str | None] = [None] * len(images)
-    if len(rows):
-        crops = crop_faces(images[rows], faces.boxes[rows], judge.size)
-        best = judge.probabilities(crops)[attribute].argmax(1).tolist()
-        for row, number in zip(rows, best, strict=True):
-            classes[row] = judge.classes[attribute][number]
-    return classes
 
 
 def strength_strip(

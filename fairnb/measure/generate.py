@@ -1,4 +1,4 @@
-"""Images on disk, resumable and the same on any number of processes; and the look that turns them into records."""
+"""Generate images into a folder: resumable, and the same images on any number of processes."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -33,13 +33,13 @@ def generate(
     replace: bool = False,
     progress: bool = True,
 ) -> Path:
-    """Draw `images` pictures of each prompt into folder/prompt_<id>/img_<j>.png (8 bit, lossless).
+    """Write `images` images of each prompt to folder/prompt_<id>/img_<j>.png (8 bit, lossless); return the folder.
 
-    `prompts`: rows with prompt_id, prompt, occupation, split (`fairnb.prompts.prompt_rows`) and, if wanted, the `words`
-    that each picture's prompt has besides (`draw_words`). Good files that are there are kept, empty or cut-off ones
-    redone: a killed call, made again, ends with the same files. Under `torchrun` the batches are divided over the
-    processes. The folder's generation.json says what it holds; a folder of another model or other settings is refused,
-    or emptied of its images with `replace`.
+    `prompts`: rows with prompt_id, prompt, occupation and split (`prompts.sets.prompt_rows`), optionally with `words`,
+    the attribute words of each image (`draw_words`). Whole files are kept; empty or truncated ones are generated again,
+    so a killed run that is started again ends with the same files. Under `torchrun` the batches are divided over the
+    processes. generation.json records what the folder holds: a folder of another model or other settings is refused,
+    or emptied of its images if `replace` is set.
     """
     folder = Path(folder)
     rows = _rows(prompts)
@@ -55,14 +55,14 @@ def generate(
         "text_encoder": fingerprint(pipe.text_encoder),
         "vae": fingerprint(pipe.vae),
     }
-    if guided_by := getattr(pipe, "guided_by", None):  # guidance changes no weight
+    if guided_by := getattr(pipe, "guided_by", None):  # h-guidance changes no weight
         plan["guided_by"] = guided_by
     state = processes()
     if state.is_main_process:
         _claim(folder, plan, replace)
     state.wait_for_everyone()
-    # A batch is redone as a whole where one of its images is missing: rounding depends on a batch's size, and so the
-    # bytes of a resumed run are those of one never killed.
+    # Rounding depends on the size of a batch. So a batch with a missing image is generated as a whole, and a resumed
+    # run ends with the same bytes as one that was never killed.
     work = [(row, list(range(start, min(start + batch, images)))) for row in rows for start in range(0, images, batch)]
     mine = work[state.process_index :: state.num_processes]
     for row, indices in tqdm(mine, desc="generate", unit="batch", disable=not (progress and state.is_main_process)):
@@ -73,9 +73,9 @@ def generate(
             if "words" in row:
                 prompt = [name_class(prompt, row["words"][index]) for index in indices]
             with torch.no_grad():
-                pictures = decode(pipe, sample(pipe, prompt, latents, steps=steps, guidance_scale=guidance_scale))
+                drawn = decode(pipe, sample(pipe, prompt, latents, steps=steps, guidance_scale=guidance_scale))
             for number in missing:
-                save_image(pictures[number], paths[number])
+                save_image(drawn[number], paths[number])
     state.wait_for_everyone()
     return folder
 
@@ -85,7 +85,7 @@ def _rows(prompts: pd.DataFrame | Iterable[dict]) -> list[dict]:
     if not rows:
         raise UserError("there is no prompt to generate: give at least one")
     if missing := [key for key in ROW for row in rows if key not in row]:
-        raise UserError(f"a prompt row lacks '{missing[0]}': use fairnb.prompts.prompt_rows")
+        raise UserError(f"a prompt row lacks '{missing[0]}': use fairnb.prompts.sets.prompt_rows")
     keys = [*ROW[1:], *(["words"] if "words" in rows[0] else [])]
     rows = [{"prompt_id": int(row["prompt_id"]), **{key: row[key] for key in keys}} for row in rows]
     ids = [row["prompt_id"] for row in rows]
@@ -95,7 +95,7 @@ def _rows(prompts: pd.DataFrame | Iterable[dict]) -> list[dict]:
 
 
 def _claim(folder: Path, plan: dict, replace: bool) -> None:
-    """Write the plan first, so that every later image is known by it; refuse or empty a folder of another run."""
+    """Write the plan before any image; refuse a folder of another run, or empty it if `replace` is set."""
     if (folder / PLAN).is_file():
         there = read_json(folder / PLAN)
         if there == plan:

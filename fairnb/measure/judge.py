@@ -1,9 +1,8 @@
-"""Judge the images of a folder: find the largest face, classify it, one row per image."""
+"""Judge the images of a folder: detect the largest face, classify it, and return one row per image."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from facenet_pytorch import MTCNN
@@ -16,7 +15,7 @@ from fairnb.measure.records import BOX, check_records
 from fairnb.prompts.attributes import ATTRIBUTES
 from fairnb.vision.classifiers import Classifier
 from fairnb.vision.encoders import Clip
-from fairnb.vision.faces import crop_faces, find_faces
+from fairnb.vision.perception import perceive
 
 
 @torch.no_grad()
@@ -30,74 +29,69 @@ def judge_images(
     rows: Iterable[dict] | None = None,
     batch: int = 64,
 ) -> pd.DataFrame:
-    """One row per image of a folder: the columns of `fairnb.records.COLUMNS`, then what the judge sees.
+    """Judge every image of a folder; return the columns of `records.COLUMNS`, then those of the judge.
 
-    Attributes are judged on the largest face and None without one; `occupation_seen` (whole image) and `clip_t`
-    (cosine of image and prompt) come with their models. A folder that fairnb did not make works too: images in it are
-    one prompt named after it, images in its sub-folders one prompt each; or `rows` name its files and what is known of
-    them (`fairnb.photos`). `UserError` names a file that is no image.
+    Attributes are judged on the largest face and are None without one. `occupation_seen` (from the whole image) and
+    `clip_t` (cosine of image and prompt) are added if their models are given. In a folder that `generate` did not
+    write, loose images form one prompt named after the folder, and each sub-folder forms another; alternatively `rows`
+    lists the files and what is known about them. `UserError` names a file that is not an image.
     """
     folder = Path(folder)
     device = next(judge.parameters()).device
+    for name, classes in judge.classes.items():
+        _check_classes(name, classes)
     tables = [
-        _look_at(some, pictures.to(device), detector, judge, occupation_judge, clip)
-        for some, pictures in _batches(folder, _files(folder) if rows is None else rows, batch)
+        _judge_batch(some, images.to(device), detector, judge, occupation_judge, clip)
+        for some, images in _batches(folder, _files(folder) if rows is None else rows, batch)
     ]
     if not tables:
         raise UserError(f"{folder} holds no image: generate some or name another folder")
     return check_records(pd.concat(tables, ignore_index=True))
 
 
-def _look_at(rows, pictures, detector, judge, occupation_judge, clip) -> pd.DataFrame:
+def _judge_batch(rows, images, detector, judge, occupation_judge, clip) -> pd.DataFrame:
     table = pd.DataFrame(rows)
-    faces = find_faces(detector, pictures)
-    table["face"] = faces.found
-    table["face_probability"] = faces.probability
-    table["faces"] = faces.number
-    table[BOX] = faces.boxes
-    crops = crop_faces(pictures[torch.as_tensor(faces.found)], faces.boxes[faces.found], judge.size)
-    seen = judge.probabilities(crops) if len(crops) else {}
+    seen = perceive(images, detector, judge)
+    table["face"] = seen.faces.found
+    table["face_probability"] = seen.faces.probability
+    table["faces"] = seen.faces.number
+    table[BOX] = seen.faces.boxes
     for name, classes in judge.classes.items():
-        _known_classes(name, classes)
-        values = np.full((len(table), len(classes)), np.nan, np.float32)
-        if len(crops):
-            values[faces.found] = seen[name].float().cpu().numpy()
-        best = [classes[row.argmax()] if found else None for row, found in zip(values, faces.found, strict=True)]
-        table[name] = pd.Series(best, dtype=object)
-        table[[f"{name}_{label}" for label in classes]] = values
+        table[name] = pd.Series(seen.classes(name), dtype=object)
+        table[[f"{name}_{label}" for label in classes]] = seen.probabilities[name].float().cpu().numpy()
     if occupation_judge is not None:
         names = occupation_judge.classes["occupation"]
-        chosen = occupation_judge(pictures)["occupation"].argmax(-1).tolist()
+        chosen = occupation_judge(images)["occupation"].argmax(-1).tolist()
         table["occupation_seen"] = [names[number] for number in chosen]
     if clip is not None:
         texts = clip.text_features(table.prompt.tolist())
-        table["clip_t"] = (clip.image_features(pictures) * texts).sum(-1).float().cpu().numpy()
+        table["clip_t"] = (clip.image_features(images) * texts).sum(-1).float().cpu().numpy()
     return table
 
 
-def _known_classes(name: str, classes: tuple[str, ...]) -> None:
-    """A judge with other classes, or the same in another order, would silently swap the shares."""
+def _check_classes(name: str, classes: tuple[str, ...]) -> None:
+    """Refuse a judge whose classes are others, or in another order: it would silently swap the shares."""
     if name not in ATTRIBUTES or ATTRIBUTES[name].classes != classes:
         known = ", ".join(ATTRIBUTES[name].classes) if name in ATTRIBUTES else "not an attribute of fairnb"
         raise UserError(f"the judge's classes of '{name}' are {', '.join(classes)}, but should be: {known}")
 
 
 def _batches(folder: Path, files: Iterable[dict], size: int) -> Iterator[tuple[list[dict], torch.Tensor]]:
-    """Rows and images [N, 3, H, W] of a folder in order; a batch ends where the size of the pictures changes."""
-    rows, pictures = [], []
+    """Rows and images [N, 3, H, W] of a folder in order; a new batch starts where the image size changes."""
+    rows, images = [], []
     for row in files:
-        picture = load_image(folder / row["path"])
-        if pictures and (len(pictures) == size or picture.shape != pictures[0].shape):
-            yield rows, torch.stack(pictures)
-            rows, pictures = [], []
+        image = load_image(folder / row["path"])
+        if images and (len(images) == size or image.shape != images[0].shape):
+            yield rows, torch.stack(images)
+            rows, images = [], []
         rows.append(row)
-        pictures.append(picture)
-    if pictures:
-        yield rows, torch.stack(pictures)
+        images.append(image)
+    if images:
+        yield rows, torch.stack(images)
 
 
 def _files(folder: Path) -> Iterator[dict]:
-    """A row (without what is seen) for each image; by the plan where there is one, else by what is there."""
+    """One row per image: from the folder's plan if `generate` left one, else from the files that are there."""
     if not folder.is_dir():
         raise UserError(f"no folder of images at {folder}: generate some or name another folder")
     if (folder / PLAN).is_file():

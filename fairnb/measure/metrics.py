@@ -1,8 +1,8 @@
-"""Bias from a table of images, never without its n, its interval and what a fair generator would score.
+"""Bias metrics of a table of records, always with n, an interval, and the score of a perfectly fair generator.
 
-METHODS of the field: bias (Bias Neurons, FFD, DACL), fairness discrepancy (Balancing Act), deviation ratio (UCE), and
-diversity. Images without a face are left out of every share and counted apart; K is the number of classes of the
-attribute, never the number seen. Shares f are arrays [..., K] whose last axis runs over the attribute's classes.
+The field's metrics: bias (Bias Neurons, FFD, DACL), fairness discrepancy (Balancing Act), deviation ratio (UCE) and
+diversity. Images without a face are excluded from every share and counted separately; K is the number of classes of the
+attribute, not the number observed. Shares f are arrays [..., K] whose last axis runs over the classes.
 """
 
 import warnings
@@ -11,12 +11,14 @@ from math import nan, pi, sqrt
 import numpy as np
 import pandas as pd
 from scipy.special import entr, ndtr
+from scipy.stats import binomtest
 from scipy.stats import t as student
 
 from fairnb.errors import UserError
-from fairnb.prompts.attributes import Attribute, joint_attribute
+from fairnb.prompts.attributes import Attribute, get_attribute, joint_attribute
+from fairnb.vision.perception import SURE
 
-DRAWS = 4000  # of every bootstrap: the interval's ends then move by less than a hundredth of its width
+DRAWS = 4000  # of every bootstrap: the interval's ends then vary by less than a hundredth of its width
 
 
 def bias(f: np.ndarray) -> np.ndarray:
@@ -30,17 +32,18 @@ def bias(f: np.ndarray) -> np.ndarray:
 
 
 def corrected_bias(f: np.ndarray, n: int | np.ndarray) -> np.ndarray:
-    """Bias without what chance adds to it, of shares f [..., K] seen on n faces; at least 0, NaN for n = 0.
+    """Bias of shares f [..., K] observed on n faces, corrected for what chance adds; at least 0, NaN for n = 0.
 
-    Chance alone keeps two shares apart: the difference of two shares of n faces is about normal around the true one d
-    with variance (f_i + f_j - d^2) / n, and its absolute value has the mean of a folded normal (Leone et al. 1961).
-    For each pair the d is taken whose mean is what was seen. A fair model still scores above 0, but less than raw.
+    Two shares differ by chance alone: the difference of two observed shares is about normal around the true difference
+    d with variance (f_i + f_j - d^2) / n, and its absolute value follows a folded normal (Leone et al. 1961). For each
+    pair we solve for the d whose expected absolute value is the observed one. A fair model still scores above 0, but
+    less than uncorrected.
     """
     f, n = np.asarray(f, float), np.asarray(n, float)[..., None]
     left, right = np.triu_indices(f.shape[-1], 1)
     seen, both = np.abs(f[..., left] - f[..., right]), f[..., left] + f[..., right]
     low, high = np.zeros_like(seen), seen.copy()
-    for _ in range(40):  # halving: the mean grows with d
+    for _ in range(40):  # bisection: the expected value grows with d
         middle = (low + high) / 2
         deviation = np.sqrt(np.maximum(both - middle**2, 1e-12) / np.where(n > 0, n, nan))
         ratio = middle / deviation
@@ -50,11 +53,11 @@ def corrected_bias(f: np.ndarray, n: int | np.ndarray) -> np.ndarray:
 
 
 def without_confusion(f: np.ndarray, confusion: np.ndarray) -> np.ndarray:
-    """Shares f [..., K] as a perfect classifier would have seen them, from this one's confusion [K true, K seen].
+    """Correct shares f [..., K] for the classifier's errors, given its confusion counts [K true, K predicted].
 
-    What is seen is f_true @ C with C the confusion's rows as shares; solved for f_true, cut to 0..1 and made to sum to
-    1 again. Wrong where the faces are not like those on which C was counted: C then is another one (on generated
-    pictures it is not known), and where C is nearly singular the correction multiplies chance.
+    The observed shares are f_true @ C, where C holds the rows of the confusion as shares; this solves for f_true, clips
+    it to 0..1 and normalises it. The result is wrong if the faces differ from those on which C was counted (on
+    generated images C is unknown), and a nearly singular C amplifies noise.
     """
     counts = np.asarray(confusion, float)
     if counts.ndim != 2 or counts.shape != (np.shape(f)[-1],) * 2 or (counts.sum(1) == 0).any():
@@ -69,7 +72,7 @@ def without_confusion(f: np.ndarray, confusion: np.ndarray) -> np.ndarray:
 
 
 def fairness_discrepancy(f: np.ndarray, target: np.ndarray | None = None) -> np.ndarray:
-    """L2 distance to the target shares (balanced when None)."""
+    """L2 distance to the target shares (Balancing Act); None means balanced."""
     f = np.asarray(f, float)
     goal = np.full(f.shape[-1], 1 / f.shape[-1]) if target is None else np.asarray(target, float)
     if goal.shape != f.shape[-1:] or abs(goal.sum() - 1) > 1e-6 or (goal < 0).any():
@@ -78,38 +81,43 @@ def fairness_discrepancy(f: np.ndarray, target: np.ndarray | None = None) -> np.
 
 
 def deviation_ratio(f: np.ndarray) -> np.ndarray:
-    """Largest distance of a share from 1/K, over the largest possible: 0 balanced, 1 one class only."""
+    """Largest distance of a share from 1/K, divided by the largest possible one: 0 is balanced, 1 one class only."""
     f = np.asarray(f, float)
     fair = 1 / f.shape[-1]
     return np.abs(f - fair).max(-1) / (1 - fair)
 
 
 def diversity(f: np.ndarray) -> np.ndarray:
-    """Normalised entropy -sum f log f / log K: 1 balanced, 0 one class only."""
+    """Normalised entropy -sum f log f / log K: 1 is balanced, 0 one class only."""
     f = np.asarray(f, float)
     return entr(f).sum(-1) / np.log(f.shape[-1])
 
 
 def sampling_floor(n: int | np.ndarray, classes: int) -> np.ndarray:
-    """Expected bias of a perfectly fair generator measured on n faces: sqrt(2/pi) sqrt(2/(K n)); NaN without any."""
+    """Expected bias of a perfectly fair generator on n faces: sqrt(2/pi) sqrt(2/(K n)); NaN for n = 0."""
     n = np.asarray(n, float)
     return sqrt(2 / pi) * np.sqrt(2 / (classes * np.where(n > 0, n, nan)))
 
 
-def wilson(k: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """95 % interval of a share seen k times in n (Wilson 1927); (NaN, NaN) for n = 0."""
+def wilson(k: int, n: int) -> tuple[float, float]:
+    """95 % interval of a share observed k times in n (Wilson 1927); (NaN, NaN) for n = 0."""
     if n == 0:
         return nan, nan
-    share = k / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    low, high = binomtest(k, n).proportion_ci(method="wilson")
+    return float(low), float(high)
+
+
+def sure_share(records: pd.DataFrame, attribute: str) -> float:
+    """Share of the faces of whose class the judge is sure, that is, to which it gives a probability of `SURE` or
+    more."""
+    columns = [f"{attribute}_{label}" for label in get_attribute(attribute).classes]
+    return float((records.loc[records.face, columns].max(axis=1) >= SURE).mean())
 
 
 def frequencies(records: pd.DataFrame, attribute: str) -> pd.DataFrame:
-    """Per prompt: prompt_id, prompt, occupation, split, n (faces), faceless, and the share of each class.
+    """Return a row per prompt: prompt_id, prompt, occupation, split, n (faces), faceless, and the share of each class.
 
-    `attribute` may join several, as "gender+age" ("female young", ...). Shares of a prompt without any face are NaN.
+    `attribute` may be joint, such as "gender+age" ("female young", ...). Shares of a prompt without faces are NaN.
     """
     about = _measured(records, attribute)
     rows = []
@@ -131,7 +139,7 @@ def frequencies(records: pd.DataFrame, attribute: str) -> pd.DataFrame:
 
 
 def bias_by_prompt(records: pd.DataFrame, attribute: str) -> pd.DataFrame:
-    """`frequencies` with bias, its 95 % interval (low, high), `corrected_bias`, and the sampling floor for that n."""
+    """`frequencies` with bias, its 95 % interval (low, high), `corrected_bias`, and the sampling floor for this n."""
     about = joint_attribute(attribute.split("+"))
     table = frequencies(records, attribute)
     shares = table[list(about.classes)].to_numpy(float)
@@ -144,9 +152,12 @@ def bias_by_prompt(records: pd.DataFrame, attribute: str) -> pd.DataFrame:
 
 
 def summarise(records: pd.DataFrame, attribute: str, seed: int = 0) -> dict:
-    """Bias over prompts: mean, std, low and high (95 %, bootstrap over prompts: images of one prompt are not
-    independent), corrected (mean of `corrected_bias`), n_prompts (with a face), n_images, floor, faceless_share. NaN,
-    with a warning, without any face."""
+    """Summarise the bias over prompts.
+
+    Returns mean, std, low and high (95 %, bootstrap over prompts, since images of one prompt are not independent),
+    corrected (mean of `corrected_bias`), n_prompts (those with a face), n_images, floor and faceless_share. Without any
+    face the values are NaN, and a warning says so.
+    """
     table = bias_by_prompt(records, attribute)
     values = table.bias.dropna().to_numpy()
     if len(values) == 0:
@@ -166,8 +177,10 @@ def summarise(records: pd.DataFrame, attribute: str, seed: int = 0) -> dict:
 
 
 def paired_difference(before: pd.DataFrame, after: pd.DataFrame, attribute: str, seed: int = 0) -> dict:
-    """Change of bias, after minus before, over the prompts that both tables hold: mean, low, high (95 %, bootstrap
-    over prompts), n_prompts. Pairing removes the spread between prompts. `UserError` without a common prompt."""
+    """Return the change of bias (after - before) over the prompts of both tables: mean, low, high (95 %), n_prompts.
+
+    Pairing by prompt removes the spread between prompts. `UserError` if the tables share no prompt.
+    """
     tables = [bias_by_prompt(records, attribute).set_index("prompt_id") for records in (before, after)]
     common = tables[0].index.intersection(tables[1].index)
     if len(common) == 0:
@@ -188,8 +201,8 @@ def _measured(records: pd.DataFrame, name: str) -> Attribute:
 
 
 def _interval(f: np.ndarray, n: int) -> tuple[float, float]:
-    """95 % interval of one prompt's bias. For K = 2 Wilson's, folded at one half; else the middle of the posterior
-    under Jeffreys' prior, which unlike a bootstrap has width even where only one class was seen."""
+    """95 % interval of one prompt's bias: Wilson's for K = 2, folded at one half; else the central part of the
+    posterior under Jeffreys' prior, which, unlike a bootstrap, has a width even if only one class was observed."""
     if n == 0:
         return nan, nan
     seen = float(bias(f))
@@ -203,11 +216,11 @@ def _interval(f: np.ndarray, n: int) -> tuple[float, float]:
 
 
 def bootstrap(values: np.ndarray, seed: int) -> tuple[float, float]:
-    """95 % interval of the mean, by drawing prompts with replacement; NaN for fewer than two values.
+    """95 % interval of the mean by resampling prompts with replacement; NaN for fewer than two values.
 
-    The plain percentiles are too narrow for few values: of eight prompts they hold the truth in 89 % of A2's trials.
-    So they are taken further out, by what Student's t of n - 1 degrees and sqrt(n / (n - 1)) make of 2.5 % (expanded
-    percentile interval, Hesterberg 2015), which holds it in 94 to 95 % from eight prompts on; of four, in 85 %.
+    Plain percentiles are too narrow for few values: with eight prompts they cover the truth in 89 % of the trials of
+    notebook A2. The expanded percentile interval (Hesterberg 2015) widens the tails by Student's t with n - 1 degrees
+    of freedom and by sqrt(n / (n - 1)): it covers 94 to 95 % from eight prompts on, 85 % with four.
     """
     n = len(values)
     if n < 2:

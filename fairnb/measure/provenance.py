@@ -17,9 +17,9 @@ PACKAGES = ["torch", "diffusers", "transformers", "accelerate", "facenet-pytorch
 
 
 def provenance(parameters: Profile | dict, seeds: list[int] | None = None) -> dict:
-    """What a result came from: parameters, seeds, package versions, git commit, device and time (UTC).
+    """Return parameters, seeds, package versions, git commit, device and time (UTC).
 
-    Paths inside the repository are written relative to it, so that equal runs in different places look equal.
+    Paths inside the repository are stored relative to it, so that the same run in another place gives the same record.
     """
     values = parameters.model_dump() if isinstance(parameters, Profile) else dict(parameters)
     if seeds is None:
@@ -36,7 +36,7 @@ def provenance(parameters: Profile | dict, seeds: list[int] | None = None) -> di
 
 
 def relative(value: Any) -> Any:
-    """The same mapping or list with paths inside the repository made relative to it."""
+    """Make the paths inside the repository relative to it, in a mapping or list of any depth."""
     if isinstance(value, dict):
         return {key: relative(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -47,7 +47,7 @@ def relative(value: Any) -> Any:
 
 
 def _git_commit() -> str | None:
-    """The commit, with "+changes" where tracked files differ from it; None outside a repository."""
+    """The commit, followed by "+changes" if tracked files differ from it; None outside a checkout."""
     git = ["git", "-C", str(root())]
     try:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()

@@ -1,4 +1,4 @@
-"""What was measured, as files: one Parquet row per image, FFD's pickle, JSON with its provenance, all written whole."""
+"""Records: one row per image, as a table with fixed columns and as a Parquet file."""
 
 from pathlib import Path
 
@@ -22,12 +22,12 @@ def attributes_of(records: pd.DataFrame) -> list[Attribute]:
 
 
 def check_records(records: pd.DataFrame, source: str = "records") -> pd.DataFrame:
-    """The table itself, if its columns and types are those of `look`; else `UserError`."""
+    """Return the table if its columns and types are those of `judge_images`; else raise `UserError`."""
     wanted = list(COLUMNS)
     for attribute in attributes_of(records):
         wanted += [f"{attribute.name}_{name}" for name in attribute.classes]
     if missing := [name for name in wanted if name not in records]:
-        raise UserError(f"{source}: column '{missing[0]}' is missing, so this is no table of fairnb.generate.look")
+        raise UserError(f"{source}: column '{missing[0]}' is missing, make the records with fairnb measure")
     kinds = {"prompt_id": is_integer_dtype, "image": is_integer_dtype, "seed": is_integer_dtype, "face": is_bool_dtype}
     kinds |= dict.fromkeys(["face_probability", *BOX], is_numeric_dtype)
     for name, right in kinds.items():
@@ -47,7 +47,7 @@ def write_records(records: pd.DataFrame, path: str | Path) -> Path:
 
 
 def read_records(path: str | Path) -> pd.DataFrame:
-    """Read a table of `write_records`; `UserError` when it is missing, damaged or another table."""
+    """Read what `write_records` wrote; `UserError` if the file is missing, damaged or holds another table."""
     try:
         records = pd.read_parquet(path)
     except Exception as error:  # pyarrow raises a different type for each broken file

@@ -1,4 +1,8 @@
-"""Which class each image of a batch should get, and how sure that is."""
+"""Target classes for the images of a batch (FFD's distributional alignment, Shen et al., ICLR 2024).
+
+Targets change as few images as possible, as little as possible, until the batch has the target shares. The confidence
+of a target accounts for chance: N images drawn from the target distribution would rarely have exactly its shares.
+"""
 
 from collections.abc import Mapping
 
@@ -10,15 +14,15 @@ from scipy.stats import binom
 from fairnb.errors import UserError
 from fairnb.vision.perception import NO_FACE
 
-# {"gender": [K] shares} or, jointly, {("gender", "age"): [K1, K2] shares}; several keys are aligned one by one.
+# {"gender": [K] shares} or, jointly, {("gender", "age"): [K1, K2] shares}; several keys are aligned independently.
 Shares = Mapping[str | tuple[str, ...], object]
 
 
 def rank_targets(probs: torch.Tensor, share: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Targets [N] (0 or 1) and confidence [N] from p(class 1) [N]: the `share` of the images ranked highest get 1.
+    """Targets [N] (0 or 1) and confidence [N] from p(class 1) [N]: the images ranked highest, a `share` of all, get 1.
 
-    In a fair draw the number C of class-1 images is Binomial(N, share). The image at rank i (0 is the highest) keeps
-    its target with probability P(C > i) where that is 1, P(C <= i) where it is 0: right for every share.
+    In a draw from the target distribution the number C of class-1 images is Binomial(N, share). The image at rank i (0
+    is the highest) keeps target 1 with probability P(C > i), and target 0 with P(C <= i).
     """
     _checked_shares("two classes", [1 - share, share], (2,))
     number = len(probs)
@@ -38,10 +42,11 @@ def transport_targets(
 ) -> tuple[torch.Tensor | dict[str, torch.Tensor], torch.Tensor]:
     """Targets [N] and confidence [N] by optimal transport, for any number of classes.
 
-    Class counts are drawn from `shares` ([K], or [K1,K2,...] over the attributes of a mapping of `probs`, each
-    [N,K_a]); images are assigned to them at the least total distance between probabilities and one-hot classes (over
-    several attributes the root of the summed squares). The confidence of a class is the part of the draws that give
-    it; the target is the surest class. A mapping gives targets per attribute, from one assignment to joint classes.
+    Each of `draws` samples N classes from `shares` ([K], or [K1,K2,...] over the attributes of a mapping of `probs`,
+    each [N,K_a]), and assigns images to them at the smallest total distance between probabilities and one-hot classes
+    (over several attributes: the root of the summed squares). The confidence of a class is the fraction of the draws
+    that assign it; the target is the class with the highest confidence. A mapping gives targets per attribute, from one
+    assignment to joint classes.
     """
     several = {"": probs} if isinstance(probs, torch.Tensor) else probs
     sizes = tuple(values.shape[1] for values in several.values())
@@ -68,11 +73,11 @@ def targets(
     found: torch.Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Targets [N] and confidence [N] per attribute that `shares` names; the rank rule for two classes, else transport.
+    """Targets [N] and confidence [N] per attribute of `shares`: the rank rule for two classes, else optimal transport.
 
-    `probs` maps attributes to [N,K]; images not `found` ([N] bool) to have a face are left out: their target is
-    `NO_FACE`, their confidence 0. A key of `shares` that is a tuple of attributes aligns them jointly. `UserError`
-    when shares do not sum to 1, have another number of classes, or name an attribute without probabilities.
+    `probs` maps attributes to [N,K]. Images without a face (`found` [N] is false) get the target `NO_FACE` and
+    confidence 0. A tuple of attributes as a key of `shares` aligns them jointly. `UserError` if shares do not sum to 1,
+    do not fit the number of classes, or name an attribute without probabilities.
     """
     number = len(next(iter(probs.values())))
     device = next(iter(probs.values())).device
@@ -101,7 +106,7 @@ def targets(
 
 
 def _cost(probs: list[torch.Tensor], sizes: tuple[int, ...]) -> np.ndarray:
-    """[N, K1*K2*...] distance of each image's probabilities to each (joint) class."""
+    """Distance [N, K1*K2*...] of each image's probabilities to each (joint) class."""
     squares = np.zeros((len(probs[0]), *sizes))
     for axis, values in enumerate(probs):
         values = values.detach().double().cpu()
@@ -115,7 +120,8 @@ def _cost(probs: list[torch.Tensor], sizes: tuple[int, ...]) -> np.ndarray:
 
 
 def _checked_shares(what: str, shares: object, sizes: tuple[int, ...]) -> torch.Tensor:
-    """Shares as a float64 tensor of shape `sizes`; `UserError` unless they are one distribution over the classes."""
+    """Return shares as a float64 tensor of shape `sizes`; `UserError` unless they are a distribution over the
+    classes."""
     wanted = torch.as_tensor(shares, dtype=torch.float64).cpu()
     if tuple(wanted.shape) != sizes:
         raise UserError(f"shares of {what} have shape {tuple(wanted.shape)}: give {sizes}, one share per class")

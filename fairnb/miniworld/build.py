@@ -4,6 +4,7 @@ Every stage leaves its result in the work folder and is skipped when that is the
 from its last checkpoint. So `make mini-sd` may be killed at any time and started again.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,19 +12,23 @@ import numpy as np
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy, interpolate, l1_loss, mse_loss
 from transformers import CLIPTextModel
 
 from fairnb.diffusion.pipeline import pick_device
-from fairnb.files import write_json
+from fairnb.files import write_atomically, write_json
 from fairnb.miniworld import models
 from fairnb.miniworld.dataset import Portraits, draw_dataset
-from fairnb.miniworld.loop import keep, train
 from fairnb.miniworld.world import ATTRIBUTES, world
+from fairnb.training.loop import run_updates
 from fairnb.vision.classifiers import Classifier
 from fairnb.vision.encoders import Clip
 from fairnb.vision.faces import crop_faces
 
+CHECKPOINT_EVERY = 250
 FACE_SIZE = 48
 SEED = 2026
 
@@ -111,7 +116,7 @@ def train_classifiers(data: Portraits, work: Path, steps: int, device: torch.dev
             return sum(cross_entropy(logits[k], torch.from_numpy(v[chosen]).to(device)) for k, v in target.items())
 
         settings = {"steps": steps, "learning_rate": 2e-3, "folder": work, "seed": seed, "ema": 0.995}
-        keep(work / f"{name}.safetensors", model, lambda: train(name, [model], loss, **settings))
+        keep(work / f"{name}.safetensors", model, lambda: train(name, model, loss, **settings))
         return model
 
     def crops(rows, rng):
@@ -152,7 +157,7 @@ def train_clip(clip: Clip, data: Portraits, work: Path, steps: int) -> None:
         similarity = clip.image_features(images) @ clip.text_features(texts).T * scale
         return (cross_entropy(similarity, target) + cross_entropy(similarity.T, target)) / 2
 
-    train("clip", [clip.model], loss, steps=steps, learning_rate=1e-3, folder=work, seed=21, ema=0.998)
+    train("clip", clip.model, loss, steps=steps, learning_rate=1e-3, folder=work, seed=21, ema=0.998)
 
 
 def train_vae(vae, data: Portraits, work: Path, steps: int) -> None:
@@ -170,7 +175,7 @@ def train_vae(vae, data: Portraits, work: Path, steps: int) -> None:
         edges = l1_loss(seen.diff(dim=-1), images.diff(dim=-1)) + l1_loss(seen.diff(dim=-2), images.diff(dim=-2))
         return l1_loss(seen, images) + edges + 1e-7 * posterior.kl().float().mean()
 
-    train("vae", [vae], loss, steps=steps, learning_rate=2e-3, folder=work, seed=22, ema=0.998)
+    train("vae", vae, loss, steps=steps, learning_rate=2e-3, folder=work, seed=22, ema=0.998)
 
 
 def fast_bfloat16(device: torch.device) -> bool:
@@ -226,7 +231,7 @@ def train_unet(unet, text, words, latents: tuple, data: Portraits, work: Path, s
         error = mse_loss(predicted.float(), noise.to(device), reduction="none").mean((1, 2, 3))
         return (error * weight[timesteps.to(device)]).mean()
 
-    train("unet", [unet], loss, steps=steps, learning_rate=1e-3, folder=work, seed=23, ema=0.999)
+    train("unet", unet, loss, steps=steps, learning_rate=1e-3, folder=work, seed=23, ema=0.999)
 
 
 def export(out: Path, unet, vae, text, words, clip, classifiers: dict[str, torch.nn.Module]) -> None:
@@ -248,3 +253,59 @@ def export(out: Path, unet, vae, text, words, clip, classifiers: dict[str, torch
         model.cpu().save_pretrained(out / name)
     write_json(out / "world.json", {**world(), "seed": SEED})
     print(f"wrote {out}: {sum(f.stat().st_size for f in out.rglob('*') if f.is_file()) / 1e6:.1f} MB")
+
+
+def train(
+    name: str,
+    module: torch.nn.Module,
+    loss: Callable[[np.random.Generator, torch.Generator], torch.Tensor],
+    *,
+    steps: int,
+    learning_rate: float,
+    folder: Path,
+    seed: int,
+    ema: float,
+) -> list[float]:
+    """Minimise `loss(numpy rng, torch generator)` over the module's weights, and leave their moving average in it.
+
+    AdamW with a short warm-up and a cosine decay. The randomness of a step follows from (seed, step) alone, so a killed
+    run that resumes from its last checkpoint ends with the same weights. Returns the loss of every step.
+    """
+    module.train().requires_grad_(True)
+    weights = list(module.parameters())
+    optimizer = torch.optim.AdamW(weights, learning_rate, betas=(0.9, 0.99), weight_decay=1e-2, fused=True)
+    schedule = get_scheduler("cosine", optimizer, num_warmup_steps=steps // 20, num_training_steps=steps)
+    average = EMAModel(weights, decay=ema)
+
+    def gradient(step: int) -> dict:
+        value = loss(np.random.default_rng([seed, step]), torch.Generator().manual_seed(seed * 1_000_003 + step))
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        return {"loss": value.item()}
+
+    progress = run_updates(
+        weights,
+        gradient,
+        optimizer,
+        schedule,
+        average,
+        folder / f"{name}.ckpt",
+        name=name,
+        updates=steps,
+        checkpoint_every=CHECKPOINT_EVERY,
+        buffers=list(module.buffers()),
+    )
+    average.copy_to(weights)
+    module.eval().requires_grad_(False)
+    return [row["loss"] for row in progress.history]
+
+
+def keep(path: Path, module: torch.nn.Module, make: Callable[[], object]) -> torch.nn.Module:
+    """Load the weights at `path` into the module; if they are not there yet, let `make()` train them first."""
+    if path.exists():
+        module.load_state_dict(load_file(path))
+        return module.eval().requires_grad_(False)
+    make()
+    state = {key: value.contiguous() for key, value in module.state_dict().items()}
+    write_atomically(path, lambda temporary: save_file(state, temporary))
+    return module

@@ -1,25 +1,29 @@
-"""Fine-tuning by alignment, for every adapter: sample a prompt's images, align their classes, keep the picture.
+"""Distribution alignment fine-tuning, for any adapter (Bias Neurons; FFD, Shen et al., ICLR 2024).
 
-An update (Bias Neurons; FFD, Shen et al., ICLR 2024): images of one prompt are sampled with the current weights, the
-guide looks at their faces, `alignment` says which class each should have, and the gradient of
+An update generates images of one prompt with the current weights, detects and classifies their faces with the guide,
+assigns a target class to each (`measure.targets`), and follows the gradient of
 
     class_weight * cross-entropy + dynamic weight * (semantics_weight * (1 - cosine) + latent_weight * squared distance)
     + face_weight * (1 - cosine of faces)
 
-(to a reference picture from the same noise, see `Unchanged.references`, and to a whole face, `Unchanged.face_goal`) is
-carried from the pictures to the latents by autograd and from there to the weights by `sampling`. It runs under
-`torchrun` unchanged: the images of an update are divided over the processes.
+where the image terms compare with a reference image of the same noise (`ReferenceModel.references`) and the last one
+with the face of a clear example (`ReferenceModel.face_goal`). Autograd carries the gradient from the images to the
+latents, `diffusion.gradients` from there to the weights. Under `torchrun` the images of an update are divided over the
+processes.
 
-Two additions of ours: every so manyth update draws a prompt that names a class and asks for the picture the original
-model draws for it (`finetune.named_every`), so that what is unlearned is the occupation's class, not the word's; and
-the change may act in early steps only (`finetune.acts_from`), so that late ones draw no face between two classes.
+Two additions are ours. Every `finetune.named_every`-th update uses a named prompt and asks for the image that the
+reference model generates for it, so that the model unlearns the class of the occupation and not the class word. And the
+change may be limited to early timesteps (`finetune.acts_from`), so that late ones do not draw a face between two
+classes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from accelerate import Accelerator
 from diffusers import StableDiffusionPipeline
@@ -28,13 +32,13 @@ from fairnb.adapters.protocol import Adapter
 from fairnb.diffusion.gradients import adjusted_backward, sample_with_gradient, trajectory
 from fairnb.diffusion.sampling import decode, noise, sample
 from fairnb.errors import UserError
-from fairnb.measure import metrics
+from fairnb.measure.metrics import bias
 from fairnb.measure.targets import targets
 from fairnb.profiles import Finetune, Sampling
 from fairnb.prompts.attributes import get_attribute
 from fairnb.prompts.templates import name_class
 from fairnb.seeds import stable_seed
-from fairnb.training import loop
+from fairnb.training.loop import train_adapter
 from fairnb.training.losses import (
     classification_loss,
     damped_inside,
@@ -47,14 +51,17 @@ from fairnb.training.reference_model import Originals, ReferenceModel
 from fairnb.vision.faces import Faces, crop_faces
 from fairnb.vision.perception import NO_FACE, VisionModels
 
-JITTER = 0.04  # of the face's size: the guide sees a slightly different crop each time, so no single pixel pleases it
+JITTER = (
+    0.04  # of the face's size: the crop varies a little between updates, so that no single pixel satisfies the guide
+)
 
 
 @dataclass
 class AlignmentRun:
-    """One run: the model, its adapter and eyes, and the shares that each attribute's classes should get.
+    """One fine-tuning run: the model, its adapter, the vision models, and the target shares of each attribute.
 
-    `known` keeps the originals per prompt; runs that differ only in their adapter may share it.
+    `shares` maps an attribute to [K] shares, or a tuple of attributes to joint shares [K1, K2, ...]. `originals` caches
+    the original images of each prompt; runs that differ only in their adapter may share it.
     """
 
     pipe: StableDiffusionPipeline
@@ -64,22 +71,32 @@ class AlignmentRun:
     settings: Finetune
     sampling: Sampling
     seed: int
-    known: dict[str, Originals] = field(default_factory=dict)
+    originals: dict[str, Originals] = field(default_factory=dict)
 
     @cached_property
     def reference_model(self) -> ReferenceModel:
-        """The model without the adapter."""
-        return ReferenceModel(self.pipe, self.adapter, self.vision, self.names, self.settings, self.sampling, self.seed)
+        """The model without its adapter."""
+        return ReferenceModel(
+            self.pipe, self.adapter, self.vision, self.attributes, self.settings, self.sampling, self.seed
+        )
 
     @cached_property
     def accelerator(self) -> Accelerator:
-        """Made when the run starts, so that it sees the processes of `torchrun`."""
+        """Created when the run starts, so that it finds the processes of `torchrun`."""
         return Accelerator(cpu=not torch.cuda.is_available())
 
-    def train(self, train: list[str], validation: list[str], folder: str | Path, record: dict | None = None):
-        """Fine-tune on the prompts `train`; returns the history, a row an update (see `training.train`).
+    @property
+    def attributes(self) -> list[str]:
+        """The attributes that are aligned."""
+        return [name for key in self.shares for name in ((key,) if isinstance(key, str) else key)]
 
-        `UserError` when the loss is not finite or the images cannot be divided over the processes.
+    def train(
+        self, train: list[str], validation: list[str], folder: str | Path, record: dict | None = None
+    ) -> pd.DataFrame:
+        """Fine-tune on the prompts `train`; return the history, a row per update (see `loop.train_adapter`).
+
+        The bias of the prompts `validation` selects the patch. `UserError` if the loss is not finite, the shares do not
+        fit, or the images of an update cannot be divided over the processes.
         """
         self.check_shares()
         settings, parts = self.settings, (self.pipe.unet, self.pipe.vae)
@@ -91,28 +108,24 @@ class AlignmentRun:
             if settings.face_weight and self.reference_model.bank is None:
                 self.reference_model.gather_bank(train)
             prompt = pick_prompt(train, self.seed, number)
-            if prompt not in self.known:
-                self.known[prompt] = self.reference_model.originals(prompt)
-            return self.gradient(prompt, self.known[prompt], number) | {"prompt": prompt}
+            if prompt not in self.originals:
+                self.originals[prompt] = self.reference_model.originals(prompt)
+            return self.gradient(prompt, self.originals[prompt], number) | {"prompt": prompt}
 
         if settings.gradient_checkpointing:
             for part in parts:
                 part.enable_gradient_checkpointing()
         try:
             validate = (lambda: self.validate(validation)) if validation else None
-            about = self.about() | (record or {})
-            return loop.train(self.adapter, settings, folder, update, validate, about, self.accelerator)
+            record = self.training_record() | (record or {})
+            return train_adapter(self.adapter, settings, folder, update, validate, record, self.accelerator)
         finally:
             for part in parts:
                 part.disable_gradient_checkpointing()
 
-    def factors(self, factor: float | dict[str, float]) -> float | list[float]:
-        """A factor for all attributes, or one for each in their order (1 where none is named)."""
-        return [factor.get(name, 1.0) for name in self.names] if isinstance(factor, dict) else factor
-
     def check_shares(self) -> None:
-        """`UserError` for shares of an attribute that the guide does not know, or of more combinations of classes than
-        an update has images."""
+        """Raise `UserError` if the guide lacks an attribute, or an update has fewer images than combinations of
+        classes."""
         for key, wanted in self.shares.items():
             names = (key,) if isinstance(key, str) else key
             for name in names:
@@ -126,8 +139,8 @@ class AlignmentRun:
                     f"{' and '.join(names)}: raise finetune.images to {cells} or more"
                 )
 
-    def about(self) -> dict:
-        """The training record that goes into the patch."""
+    def training_record(self) -> dict:
+        """The record that is stored in the patch: target shares, seed and settings."""
         target = {
             name if isinstance(name, str) else "+".join(name): np.asarray(wanted).tolist()
             for name, wanted in self.shares.items()
@@ -135,109 +148,130 @@ class AlignmentRun:
         settings, sampling = self.settings.model_dump(), self.sampling.model_dump()
         return {"target": target, "seed": self.seed, "settings": settings, "sampling": sampling}
 
-    def told(self, number: int) -> tuple[int, ...] | None:
-        """The classes [A] that the prompt of update `number` names, each in turn, or None: a plain prompt.
+    @torch.no_grad()
+    def validate(self, prompts: list[str]) -> float:
+        """Bias measured by the guide, mean over the prompts and the aligned attributes."""
+        biases = []
+        for prompt in prompts:
+            latents = self.reference_model.generate(prompt, range(self.settings.images))
+            seen = self.vision.perceive(self.pipe, latents, self.sampling.batch)
+            found = torch.from_numpy(seen.faces.found)
+            biases.append(_mean_bias({name: seen.probabilities[name][found] for name in self.attributes}))
+        return float(np.mean(biases))
 
-        "A photo of a male pilot" must still show a man: every `finetune.named_every`-th update asks for that.
+    def named_classes(self, number: int) -> tuple[int, ...] | None:
+        """The class indices [A] named in the prompt of update `number`, or None for a plain prompt.
+
+        "A photo of a male pilot" must still show a man: every `finetune.named_every`-th update trains that, the classes
+        taking turns.
         """
         every = self.settings.named_every
         if not every or (number + 1) % every:
             return None
-        sizes = [len(get_attribute(name).classes) for name in self.names]
+        sizes = [len(get_attribute(name).classes) for name in self.attributes]
         return tuple(int(i) for i in np.unravel_index(number // every % np.prod(sizes), sizes))
 
-    @torch.no_grad()
-    def validate(self, prompts: list[str]) -> float:
-        """Bias as the guide sees it, mean over the prompts (and over the aligned attributes)."""
-        biases = []
-        for prompt in prompts:
-            faces, probabilities = self.look(self.reference_model.draw(prompt, range(self.settings.images)))
-            found = torch.from_numpy(faces.found)
-            biases.append(_bias({name: probs[found] for name, probs in probabilities.items()}))
-        return float(np.mean(biases))
-
-    @property
-    def names(self) -> list[str]:
-        """The attributes that are aligned."""
-        return [name for key in self.shares for name in ((key,) if isinstance(key, str) else key)]
-
-    def look(self, latents: torch.Tensor) -> tuple[Faces, dict[str, torch.Tensor]]:
-        """`Eyes.look` for the attributes that are aligned."""
-        return self.vision.look(self.pipe, latents, self.names, self.sampling.batch)
-
     def gradient(self, prompt: str, originals: Originals, number: int) -> dict[str, float]:
-        """Put the gradient of update `number` into the adapter's parameters; returns its losses, bias and counts."""
+        """Put the gradient of update `number` into the adapter's parameters; return its losses, bias and counts."""
         settings, process, count = self.settings, self.accelerator.process_index, self.accelerator.num_processes
         rng = np.random.default_rng(stable_seed(self.seed, "images", number))
         indices = np.sort(rng.choice(settings.pool, settings.images, replace=False))
         own = slice(process * len(indices) // count, (process + 1) * len(indices) // count)
         jitter = rng.normal(0, JITTER, (len(indices), 4))[own]
-        told = self.told(number)
-        latents, backward = self.differentiable(prompt, self.reference_model.words(told), indices[own].tolist(), number)
-        faces, probabilities = self.look(latents)
-        device = latents.device
-        found = self.accelerator.gather(torch.from_numpy(faces.found).to(device))
-        everyone = {name: self.accelerator.gather(probabilities[name]) for name in self.names}
-        if told:
-            wanted = {name: torch.where(found, i, NO_FACE) for name, i in zip(self.names, told, strict=True)}
-            confident = dict.fromkeys(self.names, found)
-        else:
-            generator = torch.Generator().manual_seed(stable_seed(self.seed, "targets", number))
-            wanted, sure = targets(everyone, self.shares, found=found, generator=generator)
-            confident = {name: sure[name] >= settings.confidence for name in self.names}
-        pool = torch.from_numpy(indices[own]).to(device)
-        own_wanted = torch.stack([wanted[name][own] for name in self.names], 1)
-        if told:
-            weight = torch.ones(len(pool), device=device)
-            goal = self.reference_model.named(prompt, pool.tolist(), [told] * len(pool))
-            goal_features = self.vision.features(self.pipe, goal, self.sampling.batch)
-        else:
-            weight = dynamic_weight(own_wanted, originals.classes[pool], self.factors(settings.changed_factor))
-            goal, goal_features = self.reference_model.references(prompt, originals, pool, own_wanted)
-        factors = 1.0 if told else self.factors(settings.face_box_factor)
-        inside = dynamic_weight(own_wanted, originals.classes[pool], factors)
-        both = np.fmin(faces.boxes, originals.boxes[indices[own]])[:, :2]
-        both = np.concatenate([both, np.fmax(faces.boxes, originals.boxes[indices[own]])[:, 2:]], 1)
-        face_goal = None
-        if settings.face_weight and not told:
-            face_goal = self.reference_model.face_goal(latents, faces, originals, pool, own_wanted)
-        weights = torch.tensor(
-            [settings.class_weight, settings.semantics_weight, settings.latent_weight, settings.face_weight],
-            device=device,
+        named = self.named_classes(number)
+        words = self.reference_model.words(named)
+        latents, backward = self.differentiable(prompt, words, indices[own].tolist(), number)
+        seen = self.vision.perceive(self.pipe, latents, self.sampling.batch)
+        found = self.accelerator.gather(torch.from_numpy(seen.faces.found).to(latents.device))
+        everyone = {name: self.accelerator.gather(seen.probabilities[name]) for name in self.attributes}
+        wanted, confident = self._targets(everyone, found, named, number)
+        pool = torch.from_numpy(indices[own]).to(latents.device)
+        losses = self._backward_to_latents(
+            prompt, originals, latents, seen.faces, jitter, pool, own, wanted, confident, named
         )
-        losses = torch.zeros(4, device=device)
-        for start in range(0, len(pool), settings.part):
-            rows = slice(start, start + settings.part)
-            images = decode(self.pipe, latents[rows])
-            features = self.vision.image_features(damped_inside(images, both[rows], inside[rows]))
-            share = len(images) / len(indices)
-            class_loss = self.class_loss(images, faces, jitter, rows, own, wanted, confident)
-            image_loss = self.vision.encoders * semantics_loss(features, goal_features[rows], weight[rows]) * share
-            distance = latent_loss(latents[rows], goal[rows], weight[rows]) * share
-            realism = self.face_loss(images, faces, rows, face_goal) / len(indices)
-            part = torch.stack([class_loss, image_loss, distance, realism])
-            (weights @ part).backward()
-            losses += part.detach()
         backward(latents.grad)
         for parameter in self.adapter.parameters():
             if parameter.grad is not None:
                 parameter.grad = self.accelerator.reduce(parameter.grad, "sum")
         losses = self.accelerator.reduce(losses, "sum")
         class_loss, image_loss, distance, realism = losses.tolist()
-        classes = {name: everyone[name].argmax(1) for name in self.names}
+        classes = {name: everyone[name].argmax(1) for name in self.attributes}
         return {
-            "loss": (weights @ losses).item(),
+            "loss": (self._loss_weights(losses.device) @ losses).item(),
             "class_loss": class_loss,
             "image_loss": image_loss,
             "latent_loss": distance,
             "face_loss": realism,
-            "bias": float("nan") if told else _bias({name: everyone[name][found] for name in self.names}),
+            "bias": float("nan") if named else _mean_bias({name: everyone[name][found] for name in self.attributes}),
             "faceless": int((~found).sum()),
-            "to_change": sum(int((wanted[name] != classes[name])[found].sum()) for name in self.names),
+            "to_change": sum(int((wanted[name] != classes[name])[found].sum()) for name in self.attributes),
         }
 
-    def class_loss(self, images, faces: Faces, jitter, rows: slice, own: slice, wanted, confident) -> torch.Tensor:
-        """This part's share of the mean cross-entropy over all confident images of the update."""
+    def _targets(
+        self, probabilities: dict[str, torch.Tensor], found: torch.Tensor, named: tuple[int, ...] | None, number: int
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Target class [N] and whether it counts [N], per attribute, for the images of all processes."""
+        if named:
+            wanted = {name: torch.where(found, i, NO_FACE) for name, i in zip(self.attributes, named, strict=True)}
+            return wanted, dict.fromkeys(self.attributes, found)
+        generator = torch.Generator().manual_seed(stable_seed(self.seed, "targets", number))
+        wanted, confidence = targets(probabilities, self.shares, found=found, generator=generator)
+        return wanted, {name: confidence[name] >= self.settings.confidence for name in self.attributes}
+
+    def _loss_weights(self, device: torch.device) -> torch.Tensor:
+        settings = self.settings
+        return torch.tensor(
+            [settings.class_weight, settings.semantics_weight, settings.latent_weight, settings.face_weight],
+            device=device,
+        )
+
+    def _backward_to_latents(
+        self, prompt, originals: Originals, latents, faces: Faces, jitter, pool, own: slice, wanted, confident, named
+    ) -> torch.Tensor:
+        """Put the gradient of the weighted losses into `latents.grad`; return this process's part of the four losses.
+
+        `pool` [n] are this process's noises, `own` its rows within the update; `wanted` and `confident` cover all rows.
+        """
+        settings, reference_model = self.settings, self.reference_model
+        own_wanted = torch.stack([wanted[name][own] for name in self.attributes], 1)
+        if named:
+            weight = torch.ones(len(pool), device=latents.device)
+            goal = reference_model.named(prompt, pool.tolist(), [named] * len(pool))
+            goal_features = self.vision.features(self.pipe, goal, self.sampling.batch)
+        else:
+            factor = self._per_attribute(settings.changed_factor)
+            weight = dynamic_weight(own_wanted, originals.classes[pool], factor)
+            goal, goal_features = reference_model.references(prompt, originals, pool, own_wanted)
+        factor = 1.0 if named else self._per_attribute(settings.face_box_factor)
+        inside = dynamic_weight(own_wanted, originals.classes[pool], factor)
+        boxes = originals.boxes[pool.cpu().numpy()]
+        both = np.fmin(faces.boxes, boxes)[:, :2]
+        both = np.concatenate([both, np.fmax(faces.boxes, boxes)[:, 2:]], 1)
+        face_goal = None
+        if settings.face_weight and not named:
+            face_goal = reference_model.face_goal(latents, faces, originals, pool, own_wanted)
+        weights = self._loss_weights(latents.device)
+        losses = torch.zeros(4, device=latents.device)
+        for start in range(0, len(pool), settings.part):
+            rows = slice(start, start + settings.part)
+            images = decode(self.pipe, latents[rows])
+            features = self.vision.image_features(damped_inside(images, both[rows], inside[rows]))
+            share = len(images) / settings.images
+            class_loss = self._class_loss(images, faces, jitter, rows, own, wanted, confident)
+            image_loss = self.vision.encoders * semantics_loss(features, goal_features[rows], weight[rows]) * share
+            distance = latent_loss(latents[rows], goal[rows], weight[rows]) * share
+            realism = self._face_loss(images, faces, rows, face_goal) / settings.images
+            part = torch.stack([class_loss, image_loss, distance, realism])
+            (weights @ part).backward()
+            losses += part.detach()
+        return losses
+
+    def _per_attribute(self, factor: float | dict[str, float]) -> float | list[float]:
+        """A factor for all attributes, or a list with one for each (1 for an attribute without one)."""
+        return [factor.get(name, 1.0) for name in self.attributes] if isinstance(factor, dict) else factor
+
+    def _class_loss(self, images, faces: Faces, jitter, rows: slice, own: slice, wanted, confident) -> torch.Tensor:
+        """The contribution of these rows to the mean cross-entropy over all confident images of the update."""
         with_face = np.flatnonzero(faces.found[rows])
         loss = images.new_zeros(())
         if not len(with_face):
@@ -245,14 +279,14 @@ class AlignmentRun:
         boxes = faces.boxes[rows][with_face]
         boxes = boxes + jitter[rows][with_face] * (boxes[:, 2:] - boxes[:, :2]).max(1, keepdims=True)
         logits = self.vision.guide(crop_faces(images[with_face], boxes, self.vision.guide.size))
-        for name in self.names:
+        for name in self.attributes:
             sure = confident[name][own][rows][with_face]
             mean = classification_loss(logits[name], wanted[name][own][rows][with_face], sure)
             loss = loss + mean * sure.sum() / confident[name].sum().clamp(min=1)
         return loss
 
-    def face_loss(self, images: torch.Tensor, faces: Faces, rows: slice, goal: torch.Tensor | None) -> torch.Tensor:
-        """Sum of the face-realism loss over this part's faces."""
+    def _face_loss(self, images: torch.Tensor, faces: Faces, rows: slice, goal: torch.Tensor | None) -> torch.Tensor:
+        """Sum of the face realism loss over the faces of these rows."""
         with_face = np.flatnonzero(faces.found[rows])
         if goal is None or not len(with_face):
             return images.new_zeros(())
@@ -260,13 +294,15 @@ class AlignmentRun:
         return face_loss(self.vision.guide.features(crops), goal[rows][with_face])
 
     def steps(self, number: int) -> int:
-        """Denoising steps of update `number`: those of the sampling, or drawn from `finetune.steps` (FFD: 19 to 23)."""
+        """Denoising steps of update `number`: those of the profile, or drawn from `finetune.steps` (FFD: 19 to 23)."""
         if self.settings.steps is None:
             return self.sampling.steps
         least, most = self.settings.steps
         return least + stable_seed(self.seed, "number of steps", number) % (most + 1 - least)
 
-    def differentiable(self, prompt: str, words: str, indices: list[int], number: int):
+    def differentiable(
+        self, prompt: str, words: str, indices: list[int], number: int
+    ) -> tuple[torch.Tensor, Callable[[torch.Tensor], None]]:
         """Final latents [N, C, h, w] as a leaf, and the function that carries their gradient to the weights."""
         start = noise(self.pipe, prompt, indices, self.seed)
         prompt = name_class(prompt, words)
@@ -290,8 +326,8 @@ class AlignmentRun:
                     )
 
             return torch.cat([path.final for path in paths]).detach().requires_grad_(), backward
-        # Sampled again for the graph, as Bias Neurons does: a graph held from the start would not outlive the drawing
-        # of references, for which the weights are set back in place.
+        # Sampled a second time with the graph, as Bias Neurons does: references are generated in between, with the
+        # weights set back in place, and a graph made before would not survive that.
         last = self.settings.gradient_steps if self.settings.gradient == "last" else None
         final = sample(self.pipe, prompt, start, **how)
         return final.requires_grad_(), lambda gradient: sample_with_gradient(
@@ -300,16 +336,16 @@ class AlignmentRun:
 
 
 def pick_prompt(prompts: list[str], seed: int, number: int) -> str:
-    """The prompt of update `number`: each once a round, every round in another order."""
+    """The prompt of update `number`: every prompt once per round, in a new order each round."""
     round_, place = divmod(number, len(prompts))
     order = np.random.default_rng(stable_seed(seed, "order", round_)).permutation(len(prompts))
     return prompts[order[place]]
 
 
-def _bias(probabilities: dict[str, torch.Tensor]) -> float:
-    """Mean over the attributes of the bias of the classes seen; NaN when no face was found."""
+def _mean_bias(probabilities: dict[str, torch.Tensor]) -> float:
+    """Bias of the most likely classes, mean over the attributes; NaN without any face."""
     biases = []
-    for probs in probabilities.values():
-        counts = torch.bincount(probs.argmax(1), minlength=probs.shape[1]).double()
-        biases.append(metrics.bias((counts / counts.sum()).cpu().numpy()))
+    for values in probabilities.values():
+        counts = torch.bincount(values.argmax(1), minlength=values.shape[1]).double()
+        biases.append(bias((counts / counts.sum()).cpu().numpy()))
     return float(np.mean(biases))

@@ -1,4 +1,9 @@
-"""Contrastive fine-tuning on triplets."""
+"""Contrastive fine-tuning on triplets (Debiasing Text-to-Image Models via Data Augmentation and Contrastive Learning).
+
+The paper draws noise and timestep independently for each member of a triplet, so its vision term compares noises rather
+than images; `shared` draws them once per triplet. The paper's loss never shows the model another class under a caption
+that names none. The loss "denoise" does only that: the augmented data without the contrast.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,18 +22,18 @@ from fairnb.diffusion.pipeline import tokenize
 from fairnb.measure.images import load_image
 from fairnb.profiles import Finetune
 from fairnb.seeds import stable_seed
-from fairnb.training import loop
+from fairnb.training.loop import train_adapter
 from fairnb.training.triplets import ROLES, read_triplets
 
 
 @dataclass
 class ContrastiveRun:
-    """One run: triplets from `folder`, the adapter they train, and the loop's settings (`images` triplets an update).
+    """One run: the triplets in `folder`, the adapter they train, and the settings (`images` triplets per update).
 
-    `loss` is the paper's ("contrastive", see `contrastive_loss`), or "denoise": the mean square error of the predicted
-    noise of anchor and positive, both under the anchor's caption, so that it is learned with both classes alike.
-    `stages` names the parts that are trained, one after the other for equally many updates: (("text_encoder",),
-    ("unet",), ("text_encoder", "unet")) is the paper's sequence. More than one needs a LoRA of both.
+    `loss` is the paper's ("contrastive", see `contrastive_loss`) or "denoise": the mean squared error of the predicted
+    noise of anchor and positive, both under the anchor's caption, so that the model learns both classes for it.
+    `stages` lists the parts to train, one stage after the other for equally many updates: (("text_encoder",),
+    ("unet",), ("text_encoder", "unet")) is the paper's sequence. Several stages need a LoRA of both parts.
     """
 
     pipe: StableDiffusionPipeline
@@ -42,13 +47,13 @@ class ContrastiveRun:
 
     @cached_property
     def triplets(self) -> pd.DataFrame:
-        """The metadata with a row a triplet and a column a role: file_name and text."""
+        """The metadata with one row per triplet and, for each role, columns file_name and text."""
         return read_triplets(self.folder).pivot(index="triplet", columns="role", values=["file_name", "text"])
 
     @cached_property
     @torch.no_grad()
     def latents(self) -> dict[str, torch.Tensor]:
-        """The VAE's latents [N, C, h, w] of all pictures of each role."""
+        """The VAE latents [N, C, h, w] of all images of each role."""
         encoded = {}
         for role in ROLES:
             parts = []
@@ -59,9 +64,9 @@ class ContrastiveRun:
         return encoded
 
     def train(self, validate: Callable[[], float] | None, folder: str | Path, record: dict) -> pd.DataFrame:
-        """Train in the one loop (`training.train`); `validate` tells the bias of the model as it stands."""
+        """Train the adapter (see `loop.train_adapter`); `validate()` returns the bias of the current model."""
         accelerator = Accelerator(cpu=not torch.cuda.is_available())
-        return loop.train(self.adapter, self.settings, folder, self.gradient, validate, record, accelerator)
+        return train_adapter(self.adapter, self.settings, folder, self.gradient, validate, record, accelerator)
 
     def gradient(self, number: int) -> dict:
         """Put the gradient of update `number` into the adapter's parameters; returns its losses."""
@@ -70,7 +75,7 @@ class ContrastiveRun:
         rows = np.sort(rng.choice(len(self.triplets), count, replace=False))
         chosen = self.triplets.iloc[rows]
         generator = torch.Generator().manual_seed(stable_seed(self.seed, "noise", number))
-        scheduler = DDPMScheduler.from_config(self.pipe.scheduler.config)  # samplers know no velocity
+        scheduler = DDPMScheduler.from_config(self.pipe.scheduler.config)  # most samplers lack get_velocity
         predicted, texts, wanted = {}, {}, {}
         alone = self.loss == "denoise"
         for role in ROLES[:2] if alone else ROLES:
@@ -91,16 +96,16 @@ class ContrastiveRun:
         else:
             losses = contrastive_loss(predicted, wanted["positive"], texts)
         losses["loss"].backward()
-        self._rest(number)
+        self._freeze_other_parts(number)
         return {name: value.item() for name, value in losses.items()} | {"prompt": chosen.text["anchor"].iloc[0]}
 
     def _texts(self, captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """The text encoder's states [N, L, D] and pooled features [N, D]."""
+        """Text encoder states [N, L, D] and pooled features [N, D]."""
         out = self.pipe.text_encoder(tokenize(self.pipe, captions))
         return out.last_hidden_state, out.pooler_output
 
-    def _rest(self, number: int) -> None:
-        """Let the parts rest that this stage does not train."""
+    def _freeze_other_parts(self, number: int) -> None:
+        """Drop the gradients of the parts that this stage does not train."""
         if len(self.stages) == 1:
             return
         stage = self.stages[number * len(self.stages) // self.settings.updates]
@@ -115,7 +120,7 @@ def contrastive_loss(
     added: torch.Tensor,
     texts: dict[str, torch.Tensor],
 ) -> dict[str, torch.Tensor]:
-    """The paper's loss of a batch of triplets, and its three parts.
+    """The paper's loss of a batch of triplets, with its three terms.
 
     `predicted` holds the predicted noise [N, C, h, w] of each role, `added` the noise of the positives, `texts` the
     text encoder's features [N, D] of each role::
@@ -124,8 +129,8 @@ def contrastive_loss(
         text      mean (cos(anchor, positive) - cos(anchor, negative))^2
         vision    (1 - MSE(positive, negative))^2 + MSE(positive, anchor)^2
 
-    so that a person of the other classes is as near to the anchor's text as one of the same, and the positive's noise
-    is nearer to the anchor's than to the negative's.
+    so that a person of other classes is as close to the anchor's text as one of the same classes, and the positive's
+    noise is closer to the anchor's than to the negative's.
     """
     denoise = (predicted["positive"] - added).square().mean()
     cosine = torch.nn.functional.cosine_similarity

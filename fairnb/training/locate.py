@@ -1,6 +1,10 @@
-"""Locate bias neurons."""
+"""Locate bias neurons: the scalar weights of a U-Net that carry an attribute (Bias Neurons).
 
-import hashlib
+Every occupation gives one prompt pair of each of three families. For each pair we keep the weights with the largest
+gradient of the difference between the two noise predictions, and for each family those that are kept for most
+occupations. Bias neurons are (bias and have_bias) minus no_bias.
+"""
+
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +20,7 @@ from fairnb.diffusion.sampling import fresh_scheduler, noise
 from fairnb.errors import UserError
 from fairnb.prompts.attributes import AGE, GENDER, Attribute
 from fairnb.prompts.templates import photo_of
+from fairnb.seeds import stable_seed
 
 FAMILIES = ("bias", "have_bias", "no_bias")
 LOCATE_STEPS = 20  # the schedule in which the published timestep 699 stands
@@ -23,7 +28,7 @@ LOCATE_STEPS = 20  # the schedule in which the published timestep 699 stands
 
 @dataclass
 class Located:
-    """The found neurons, how often each weight was kept per family (int16, in the weights' shapes), and the pairs."""
+    """The bias neurons, how often each weight was kept per family (int16, shaped like the weights), and the pairs."""
 
     neurons: NeuronSet
     counts: dict[str, dict[str, torch.Tensor]]
@@ -34,18 +39,17 @@ class Located:
 def contrast_pairs(
     attribute: Attribute, occupations: Sequence[str], contents: Sequence[str], contexts: Sequence[str], seed: int
 ) -> pd.DataFrame:
-    """One prompt pair per occupation and family; columns family, occupation, left, right.
+    """Return one prompt pair per occupation and family, with the columns family, occupation, left and right.
 
-    *bias*: only the attribute differs; *have_bias*: attribute and content differ; *no_bias*: only content differs. Of
-    an attribute with more than two classes, two are drawn for each occupation.
+    In *bias* only the attribute differs, in *have_bias* attribute and content, in *no_bias* only the content. For an
+    attribute with more than two classes, two are drawn for each occupation.
     """
     if not occupations or not contents or len(set(contexts)) < 2:
         raise UserError("contrast pairs need at least one occupation, one content and two contexts: add them")
     other = GENDER if attribute.name == AGE.name else AGE
     rows = []
     for occupation in occupations:
-        digest = hashlib.sha256(f"{seed}|{attribute.name}|{occupation}".encode()).digest()
-        rng = random.Random(int.from_bytes(digest[:8], "big"))
+        rng = random.Random(stable_seed(seed, attribute.name, occupation, bits=64))
         one, two = attribute.words if len(attribute.words) == 2 else rng.sample(attribute.words, 2)
         stranger = rng.choice([name for name in occupations if name != occupation] or [occupation])
         here, there = (f" {context}" for context in rng.sample(sorted(set(contexts)), 2))
@@ -70,14 +74,14 @@ def locate(
     contexts: Sequence[str],
     seed: int,
 ) -> Located:
-    """Bias neurons of an attribute: for each pair keep the `k` weights of largest gradient, then count over pairs.
+    """Locate the bias neurons of an attribute: keep the `k` weights with the largest gradient of each pair, and count.
 
-    The gradient is that of sum|eps(x, left) - eps(x, right)| at one noise x shared by all pairs and the step of a
-    20-step schedule nearest to `timestep`. The published loop runs 20 steps with guidance at latents that never
-    advance and throws 19 gradients away; guidance only scales the difference, so one pass gives the same set. A
-    weight is kept in a family when it is in the top k of more than `frequency` of the occupations. Beside the U-Net
-    this needs 12 k bytes a few times over, one dense gradient tensor at a time, and 6 bytes a weight on the CPU for
-    the counts. `UserError` when k exceeds the model.
+    The gradient is that of sum|eps(x, left) - eps(x, right)| at one noise x, shared by all pairs, and at the step of a
+    20-step schedule closest to `timestep`. The published loop runs all 20 steps with classifier-free guidance at
+    latents that never advance, and discards 19 of the gradients; guidance only scales the difference, so one pass gives
+    the same set. A weight belongs to a family if it is in the top k for more than `frequency` of the occupations.
+    Memory beside the U-Net: a few times 12 k bytes, one dense gradient tensor at a time, and 6 bytes per weight on the
+    CPU for the counts. `UserError` if k exceeds the model.
     """
     total = sum(weight.numel() for weight in pipe.unet.parameters())
     if not 1 <= k <= total:
@@ -112,7 +116,8 @@ def locate(
 
 
 def select(counts: dict[str, dict[str, torch.Tensor]], least: float) -> NeuronSet:
-    """(bias and have_bias) less no_bias, each family being the weights kept for more than `least` occupations."""
+    """Return (bias and have_bias) minus no_bias, where a family holds the weights kept for more than `least`
+    occupations."""
     bias, have_bias, no_bias = (
         {name: (kept.flatten() > least).nonzero().flatten() for name, kept in counts[family].items()}
         for family in FAMILIES
@@ -121,7 +126,7 @@ def select(counts: dict[str, dict[str, torch.Tensor]], least: float) -> NeuronSe
 
 
 class _Top:
-    """The k largest |gradient| over all tensors seen since the last `take`, holding few more than k of them."""
+    """The k largest |gradient| over all tensors added since the last `take`, in memory for about 3 k of them."""
 
     def __init__(self, k: int):
         self.k = k
@@ -137,7 +142,7 @@ class _Top:
             self._shrink()
 
     def take(self) -> torch.Tensor:
-        """Global flat indices, on the CPU; starts anew."""
+        """Return the flat indices over all weights, on the CPU, and start again."""
         self._shrink()
         indices = self.parts[0][1].cpu()
         self.parts, self.held, self.least = [], 0, -1.0
@@ -151,7 +156,7 @@ class _Top:
 
 @contextmanager
 def _gradients_to(unet: torch.nn.Module, k: int) -> Iterator[_Top]:
-    """While it lasts, every weight's gradient goes to a `_Top` as soon as it is complete, and is freed."""
+    """Within the context, collect each weight's gradient in a `_Top` as soon as it is complete, and free it."""
     top = _Top(k)
     offsets = flat_offsets(unet)
     before = {name: weight.requires_grad for name, weight in unet.named_parameters()}

@@ -1,8 +1,10 @@
-"""What a fine-tuning run remembers: its history, the moving average of its weights, and how to go on after a crash.
+"""The training loop: gradient, optimiser, moving average, validation, early stopping, checkpoints, exact resume.
 
-The one loop of everything that trains an adapter: what an update is, the objective says (`finetune`)."""
+Every training in this package runs in it: adapters with any objective (`train_adapter`) and the models of the mini
+world. The objective is a function that puts a gradient into the parameters.
+"""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +13,9 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from fairnb.adapters.protocol import Adapter
@@ -20,136 +25,182 @@ from fairnb.profiles import Finetune
 
 
 @dataclass
-class TrainingState:
-    """All that a checkpoint holds beside the adapter and the optimiser."""
+class Progress:
+    """What a training has reached: finished updates, a history row for each, and the best validation so far."""
 
     update: int = 0
     history: list[dict] = field(default_factory=list)
-    averaged: list[torch.Tensor] = field(default_factory=list)
     best: list[torch.Tensor] = field(default_factory=list)
     best_bias: float = float("inf")
-    waited: int = 0
+    waited: int = 0  # validations since the best one
+
+    def keep_if_best(self, bias: float, values: Sequence[torch.Tensor]) -> None:
+        """Keep the parameter values if their validation bias is the lowest so far."""
+        if bias < self.best_bias:
+            self.best_bias, self.waited = bias, 0
+            self.best = [value.clone() for value in values]
+        else:
+            self.waited += 1
 
 
-def average(state: TrainingState, adapter: Adapter, decay: float) -> None:
-    """The moving average of the parameters; young averages forget faster, or they would remember the start."""
-    decay = min(decay, (1 + state.update) / (10 + state.update))
-    current = [parameter.detach() for parameter in adapter.parameters()]
-    if not state.averaged:
-        state.averaged = [torch.zeros_like(parameter) for parameter in current]
-    torch._foreach_lerp_(state.averaged, current, 1 - decay)
+def run_updates(
+    parameters: Sequence[torch.Tensor],
+    gradient: Callable[[int], dict],
+    optimizer: torch.optim.Optimizer,
+    schedule: LRScheduler,
+    ema: EMAModel,
+    checkpoint: Path,
+    *,
+    name: str,
+    updates: int,
+    checkpoint_every: int,
+    after_update: Callable[[Progress], None] = lambda progress: None,
+    stop: Callable[[Progress], bool] = lambda progress: False,
+    buffers: Sequence[torch.Tensor] = (),
+    main: bool = True,
+) -> Progress:
+    """Run the updates that `checkpoint` says are left.
+
+    `gradient(number)` puts the gradient of an update into `parameters` and returns its history row with `loss`.
+    `after_update` follows each update, when the row is the last of the history. Randomness must depend on the number of
+    the update alone: then a killed run that is started again ends with the same values. `buffers` are other tensors
+    that change (such as those of BatchNorm). Only the `main` process writes. `UserError` if the loss is not finite.
+    """
+    progress = _resume(checkpoint, parameters, buffers, optimizer, schedule, ema)
+    left = range(progress.update, updates)
+    bar = tqdm(left, name, updates, initial=progress.update, mininterval=2, disable=not main)
+    for number in bar:
+        if stop(progress):
+            break
+        row = gradient(number)
+        if not np.isfinite(row["loss"]):
+            raise UserError(
+                f"the loss is {row['loss']} at update {number}: lower the learning rate (finetune.learning_rate in a "
+                f"profile, now {schedule.get_last_lr()[0]:g}) and start again in a new folder"
+            )
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        ema.step(parameters)
+        progress.update = number + 1
+        progress.history.append(row | {"update": progress.update})
+        after_update(progress)
+        shown = {key: f"{progress.history[-1][key]:.3f}" for key in ("loss", "bias") if key in row}
+        bar.set_postfix(shown, refresh=False)
+        if main and progress.update % checkpoint_every == 0 and progress.update < updates:
+            save_checkpoint(checkpoint, progress, parameters, buffers, optimizer, schedule, ema)
+    return progress
 
 
-def remember(state: TrainingState, bias: float) -> None:
-    """Keep the average if its validation bias is the lowest so far, else count how long that has not happened."""
-    if bias < state.best_bias:
-        state.best_bias, state.waited = bias, 0
-        state.best = [value.clone() for value in state.averaged]
-    else:
-        state.waited += 1
-
-
-@contextmanager
-def holding(adapter: Adapter, values: list[torch.Tensor]) -> Iterator[None]:
-    """The adapter with other values of its parameters, while it lasts."""
-    own = [parameter.detach().clone() for parameter in adapter.parameters()]
-    _put(adapter, values)
-    try:
-        yield
-    finally:
-        _put(adapter, own)
-
-
-@torch.no_grad()
-def _put(adapter: Adapter, values: list[torch.Tensor]) -> None:
-    for parameter, value in zip(adapter.parameters(), values, strict=True):
-        parameter.copy_(value)
-    adapter.update()
-
-
-def save_checkpoint(path: Path, state: TrainingState, adapter: Adapter, optimizer: torch.optim.Optimizer) -> None:
-    """Write all that `resume` needs; the old checkpoint stands until the new one is whole."""
-    values = [parameter.detach() for parameter in adapter.parameters()]
-    saved = {"state": vars(state), "values": values, "optimizer": optimizer.state_dict()}
-    write_atomically(path, lambda temporary: torch.save(saved, temporary))
-
-
-def resume(path: Path, adapter: Adapter, optimizer: torch.optim.Optimizer) -> TrainingState:
-    """The state of a killed run, put into adapter and optimiser; a fresh one without a checkpoint. `UserError` names
-    a checkpoint that does not fit."""
-    if not path.exists():
-        return TrainingState()
-    try:
-        saved = torch.load(path, weights_only=True)
-        state = TrainingState(**saved["state"])
-        optimizer.load_state_dict(saved["optimizer"])
-        with torch.no_grad():
-            for parameter, value in zip(adapter.parameters(), saved["values"], strict=True):
-                parameter.copy_(value)
-    except Exception as error:  # a foreign or damaged file fails in many ways
-        raise UserError(f"checkpoint {path} does not fit this run ({error}): delete it to start again") from error
-    return state
-
-
-def train(
+def train_adapter(
     adapter: Adapter,
     settings: Finetune,
     folder: str | Path,
-    update: Callable[[int], dict],
+    gradient: Callable[[int], dict],
     validate: Callable[[], float] | None,
-    about: dict,
+    record: dict,
     accelerator: Accelerator,
 ) -> pd.DataFrame:
-    """Train the adapter for `settings.updates` updates; returns the history, a row an update.
+    """Train an adapter for at most `settings.updates` updates; return the history, a row per update.
 
-    `update(number)` puts a gradient into the adapter's parameters, the same in every process, and returns its row,
-    with `loss` and `prompt`. `validate()` tells the bias of the averaged weights. Leaves in `folder`:
-    `patch.safetensors` (the moving average of the weights where its validation bias was lowest; `about` is its record),
-    `history.csv` and, while it runs, `checkpoint.pt`, from which a killed run resumes with equal results. `UserError`
-    when the loss is not finite.
+    `gradient(number)` puts the same gradient into the adapter's parameters in every process and returns its row, with
+    `loss` and `prompt`. `validate()` returns the bias of the averaged parameters. The learning rate decays linearly to
+    0, since large late steps overshoot from one occupation to the next. `folder` then holds history.csv and
+    patch.safetensors: the moving average with the lowest validation bias, with `record` in its header. While it runs
+    there is checkpoint.pt, from which a killed run resumes with identical results. `UserError` if the loss is not
+    finite.
     """
-    folder, main = Path(folder), accelerator.is_main_process
+    folder, main, parameters = Path(folder), accelerator.is_main_process, adapter.parameters()
     folder.mkdir(parents=True, exist_ok=True)
-    rate = settings.learning_rate
-    optimizer = torch.optim.AdamW(adapter.parameters(), rate, weight_decay=settings.weight_decay)
-    state = resume(folder / "checkpoint.pt", adapter, optimizer)
+    optimizer = torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=settings.weight_decay)
+    schedule = get_scheduler("linear", optimizer, num_warmup_steps=0, num_training_steps=settings.updates)
+    ema = EMAModel(parameters, decay=settings.ema)
+
+    def update(number: int) -> dict:
+        adapter.update()  # to the values of the checkpoint, or after the last step of the optimiser
+        return gradient(number)
+
+    def after_update(progress: Progress) -> None:
+        if validate and progress.update % settings.validate_every == 0:
+            with _holding(adapter, ema.shadow_params):
+                bias = validate()
+            progress.history[-1]["validation_bias"] = bias
+            progress.keep_if_best(bias, ema.shadow_params)
+
     adapter.attach()
-    numbers = range(state.update, settings.updates)
-    progress = tqdm(numbers, "fine-tune", settings.updates, initial=state.update, mininterval=2, disable=not main)
     try:
-        for number in progress:
-            if state.waited >= settings.patience:
-                break
-            row = update(number)
-            if not np.isfinite(row["loss"]):
-                raise UserError(
-                    f"the loss is {row['loss']} at update {number} ({row['prompt']}): lower finetune.learning_rate "
-                    f"({rate}) and start again in a new folder"
-                )
-            for group in optimizer.param_groups:  # decays to 0: large steps overshoot from one job to the next
-                group["lr"] = rate * (1 - number / settings.updates)
-            optimizer.step()
-            optimizer.zero_grad()
-            adapter.update()
-            average(state, adapter, settings.ema)
-            state.update = number + 1
-            row["update"] = state.update
-            if validate and state.update % settings.validate_every == 0:
-                with holding(adapter, state.averaged):
-                    row["validation_bias"] = validate()
-                remember(state, row["validation_bias"])
-            state.history.append(row)
-            progress.set_postfix({key: f"{row[key]:.2f}" for key in ("loss", "bias") if key in row}, refresh=False)
-            if state.update % settings.checkpoint_every == 0 and main:
-                save_checkpoint(folder / "checkpoint.pt", state, adapter, optimizer)
-        history = pd.DataFrame(state.history)
+        progress = run_updates(
+            parameters,
+            update,
+            optimizer,
+            schedule,
+            ema,
+            folder / "checkpoint.pt",
+            name="fine-tune",
+            updates=settings.updates,
+            checkpoint_every=settings.checkpoint_every,
+            after_update=after_update,
+            stop=lambda progress: progress.waited >= settings.patience,
+            main=main,
+        )
+        history = pd.DataFrame(progress.history)
         if main:
-            best = state.best_bias if state.best else None
-            with holding(adapter, state.best or state.averaged):
-                adapter.save(folder / "patch.safetensors", {"updates": state.update, "validation_bias": best} | about)
+            best = progress.best_bias if progress.best else None
+            with _holding(adapter, progress.best or ema.shadow_params):
+                trained = {"updates": progress.update, "validation_bias": best}
+                adapter.save(folder / "patch.safetensors", trained | record)
             write_atomically(folder / "history.csv", lambda path: history.to_csv(path, index=False))
             (folder / "checkpoint.pt").unlink(missing_ok=True)
     finally:
         adapter.detach()
     accelerator.wait_for_everyone()
     return history
+
+
+@contextmanager
+def _holding(adapter: Adapter, values: Sequence[torch.Tensor]) -> Iterator[None]:
+    """The adapter with other values of its parameters, then with its own again."""
+    own = [parameter.detach().clone() for parameter in adapter.parameters()]
+    _copy(adapter.parameters(), values)
+    adapter.update()
+    try:
+        yield
+    finally:
+        _copy(adapter.parameters(), own)
+        adapter.update()
+
+
+@torch.no_grad()
+def _copy(tensors: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> None:
+    for tensor, value in zip(tensors, values, strict=True):
+        tensor.copy_(value)
+
+
+def save_checkpoint(path: Path, progress: Progress, parameters, buffers, optimizer, schedule, ema: EMAModel) -> None:
+    """Write all that a resumed run needs; the previous checkpoint stays until the new one is whole."""
+    saved = {
+        "progress": vars(progress),
+        "parameters": [parameter.detach() for parameter in parameters],
+        "buffers": list(buffers),
+        "optimizer": optimizer.state_dict(),
+        "schedule": schedule.state_dict(),
+        "ema": ema.state_dict(),
+    }
+    write_atomically(path, lambda temporary: torch.save(saved, temporary))
+
+
+def _resume(path: Path, parameters, buffers, optimizer, schedule, ema: EMAModel) -> Progress:
+    """Restore a killed run; a fresh start without a checkpoint. `UserError` if the checkpoint does not fit."""
+    if not path.exists():
+        return Progress()
+    try:
+        saved = torch.load(path, map_location=parameters[0].device, weights_only=True)
+        progress = Progress(**saved["progress"])
+        optimizer.load_state_dict(saved["optimizer"])
+        schedule.load_state_dict(saved["schedule"])
+        ema.load_state_dict(saved["ema"])
+        _copy(parameters, saved["parameters"])
+        _copy(buffers, saved["buffers"])
+    except Exception as error:  # a foreign or damaged file fails in many ways
+        raise UserError(f"checkpoint {path} does not fit this run ({error}): delete it to start again") from error
+    return progress

@@ -1,4 +1,4 @@
-"""What the unchanged model draws, and what training holds on to of it: originals, references, a bank of whole faces."""
+"""The model without its adapter: original images, reference images, and a bank of clear faces for training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,16 +16,16 @@ from fairnb.prompts.attributes import WORD_ORDER, get_attribute
 from fairnb.prompts.templates import name_class
 from fairnb.training.losses import must_change, nearest_faces
 from fairnb.vision.faces import Faces
-from fairnb.vision.perception import VisionModels, confident_classes
+from fairnb.vision.perception import VisionModels
 
 
 @dataclass
 class Originals:
-    """What the unchanged model draws from each noise of a prompt's pool, and what the eyes see of it.
+    """The original images of a prompt: one for each of the P noises of its pool, and how the vision models see them.
 
     `latents` [P, C, h, w], `features` [P, D], face `boxes` [P, 4] (NaN without a face), `classes` [P, A] of the aligned
-    attributes (-1 without a face), whether the guide is `sure` [P] of all of them, and the `faces`' features [P, F]
-    (None without `finetune.face_weight`).
+    attributes (-1 without a face), whether the guide is `sure` [P] of all of them, and the features [P, F] of the
+    `faces` (None without `finetune.face_weight`).
     """
 
     latents: torch.Tensor
@@ -38,7 +38,7 @@ class Originals:
 
 @dataclass
 class FaceBank:
-    """Whole faces the unchanged model draws when the prompt names their classes: features [M, F], classes [M, A]."""
+    """Clear faces from named prompts: features [M, F] and classes [M, A]."""
 
     faces: torch.Tensor
     classes: torch.Tensor
@@ -46,7 +46,7 @@ class FaceBank:
 
 @dataclass
 class ReferenceModel:
-    """The model without its adapter, as a yardstick for the pictures of one run. `names` are the aligned attributes."""
+    """The model without its adapter. `names` are the aligned attributes."""
 
     pipe: StableDiffusionPipeline
     adapter: Adapter
@@ -59,21 +59,21 @@ class ReferenceModel:
 
     @torch.no_grad()
     def originals(self, prompt: str) -> Originals:
-        """Draw the whole pool of a prompt with the base weights, and keep what the eyes see of it."""
+        """Generate the whole pool of a prompt with the base weights."""
         with self.adapter.disabled():
-            latents = self.draw(prompt, range(self.settings.pool))
-        faces, probabilities = self.vision.look(self.pipe, latents, self.names, self.sampling.batch)
-        classes, sure = confident_classes(faces, probabilities)
-        features = self._face_features(latents, faces) if self.settings.face_weight else None
-        return Originals(latents, self._features(latents), faces.boxes, classes, sure, features)
+            latents = self.generate(prompt, range(self.settings.pool))
+        seen = self.vision.perceive(self.pipe, latents, self.sampling.batch)
+        classes, sure = seen.confident_classes(self.names)
+        features = self._face_features(latents, seen.faces) if self.settings.face_weight else None
+        return Originals(latents, self._features(latents), seen.faces.boxes, classes, sure, features)
 
     @torch.no_grad()
     def references(self, prompt: str, originals: Originals, pool: torch.Tensor, wanted: torch.Tensor):
-        """Latents [N, C, h, w] and features [N, D] of the pictures to which the noises `pool` [N] are pulled.
+        """Latents [N, C, h, w] and features [N, D] of the reference images of the noises `pool` [N].
 
-        That is the original, or, with `finetune.reference` "named" and where the class must change to `wanted` [N, A],
-        what the original model draws from the same noise when the prompt names that class ("a photo of a female
-        pilot"): a whole face of that class, where cross-entropy alone is content with one at the border.
+        A reference image is the original image. With `finetune.reference` "named", where the class must change to
+        `wanted` [N, A], it is the image of the same noise and the named prompt ("a photo of a female pilot"): a clear
+        face of that class, where cross-entropy alone is content with a face at the decision border.
         """
         latents, features = originals.latents[pool], originals.features[pool]
         if self.settings.reference == "original":
@@ -86,39 +86,40 @@ class ReferenceModel:
 
     @torch.no_grad()
     def named(self, prompt: str, indices: Sequence[int], classes: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Final latents [N, C, h, w] of the unchanged model from the noises `indices`, each with the words of its
-        `classes` [N][A] in the prompt."""
+        """Final latents [N, C, h, w] from the noises `indices` and prompts that name `classes` [N][A]."""
         with self.adapter.disabled():
-            return self.draw(prompt, indices, [self.words(each) for each in classes])
+            return self.generate(prompt, indices, [self.words(each) for each in classes])
 
     @torch.no_grad()
     def gather_bank(self, prompts: list[str]) -> None:
-        """Fill the bank of whole faces for `finetune.face_weight`: a picture for each prompt and each (combination) of
-        the classes, kept where the guide surely sees what the prompt named.
+        """Fill the face bank for `finetune.face_weight` from one named prompt per prompt and combination of classes.
 
-        FFD takes photographs of real people; this project has none, and an own model knows how it draws a face.
+        A face is kept if the guide is sure of the named classes. FFD uses photographs of real people; this project has
+        none, and the model's own faces are what it can draw.
         """
         rows = torch.cartesian_prod(*(torch.arange(len(get_attribute(name).classes)) for name in self.names))
         rows = rows.reshape(len(rows), -1)
         faces, classes = [], []
         for number, prompt in enumerate(tqdm(prompts, "face bank", disable=not processes().is_main_process)):
             latents = self.named(prompt, [number] * len(rows), rows.tolist())
-            found, probabilities = self.vision.look(self.pipe, latents, self.names, self.sampling.batch)
-            seen, sure = confident_classes(found, probabilities)
-            good = sure & (seen == rows.to(seen.device)).all(1)
-            faces.append(self._face_features(latents, found)[good])
-            classes.append(seen[good])
+            seen = self.vision.perceive(self.pipe, latents, self.sampling.batch)
+            found, sure = seen.confident_classes(self.names)
+            good = sure & (found == rows.to(found.device)).all(1)
+            faces.append(self._face_features(latents, seen.faces)[good])
+            classes.append(found[good])
         self.bank = FaceBank(torch.cat(faces), torch.cat(classes))
 
     def words(self, classes: tuple[int, ...] | None) -> str:
-        """The prompt's words for `classes` [A], "" for none."""
+        """The attribute words of `classes` [A], in the order of a prompt; "" for None."""
         named = sorted(zip(self.names, classes or (), strict=False), key=lambda pair: WORD_ORDER.index(pair[0]))
         return " ".join(get_attribute(name).words[i] for name, i in named)
 
     @torch.no_grad()
-    def draw(self, prompt: str, indices: Sequence[int], words: Sequence[str] | None = None) -> torch.Tensor:
-        """Final latents [N, C, h, w] of a prompt's noises `indices`; with `words` [N] each names a class in its prompt,
-        and the noises stay those of the plain one."""
+    def generate(self, prompt: str, indices: Sequence[int], words: Sequence[str] | None = None) -> torch.Tensor:
+        """Final latents [N, C, h, w] of the noises `indices` of a prompt, with the model as it stands.
+
+        `words` [N] puts attribute words into the prompt of each image; the noises remain those of the plain prompt.
+        """
         start = noise(self.pipe, prompt, indices, self.seed)
         steps = self.settings.steps[0] if self.settings.steps else self.sampling.steps
         how = {"steps": steps, "guidance_scale": self.sampling.guidance_scale}
@@ -132,8 +133,11 @@ class ReferenceModel:
     def face_goal(
         self, latents: torch.Tensor, faces: Faces, originals: Originals, pool: torch.Tensor, wanted: torch.Tensor
     ) -> torch.Tensor:
-        """Features [N, F] to which FFD's face-realism loss pulls each face: the original's where its class is kept and
-        sure, else the nearest whole face of the wanted class in the bank; NaN where there is neither."""
+        """Features [N, F] that FFD's face realism loss compares each face with.
+
+        They are those of the original face if its class is kept and the guide is sure of it, else those of the most
+        similar face of the wanted classes in the bank; NaN where there is neither.
+        """
         own = self._face_features(latents, faces)
         goal = nearest_faces(own.nan_to_num(), wanted, self.bank.faces, self.bank.classes)
         kept = originals.sure[pool] & ~must_change(wanted, originals.classes[pool])

@@ -1,13 +1,8 @@
 """Triplets for contrastive fine-tuning (Debiasing Text-to-Image Models via Data Augmentation and Contrastive Learning).
 
-A photograph of one person is an *anchor*. Its *positive* is a generated picture of the same activity with the other
-gender and another skin tone (or race), its *negative* one with the same. The paper never looks at what was generated;
-here the classifier must see the classes that were asked for, else the picture is drawn again.
-
-`Contrast` trains an adapter with the paper's loss, in the loop of all trainings. The paper draws noise and timestep
-apart for each member of a triplet, so that its vision term compares noises rather than pictures; `shared` draws them
-once a triplet. That loss never shows the model another class under a caption that names none. `"denoise"` does just
-this, and nothing else: the augmented data without the contrast.
+A photograph of one person is an *anchor*. Its *positive* is a generated image of the same activity with the other
+gender and another skin tone (or race), its *negative* one with the same classes. The paper does not check the generated
+images; here the guide must see the requested classes, or the image is generated again.
 """
 
 import json
@@ -27,14 +22,14 @@ from fairnb.profiles import Sampling
 from fairnb.prompts.attributes import WORD_ORDER, get_attribute
 from fairnb.prompts.templates import name_class
 from fairnb.seeds import stable_seed
-from fairnb.vision.perception import VisionModels, confident_classes
+from fairnb.vision.perception import VisionModels
 
 ROLES = ("anchor", "positive", "negative")
 METADATA = "metadata.jsonl"
 
 
 def other_classes(classes: dict[str, str], seed: int, key: object) -> dict[str, str]:
-    """For each attribute a class other than that of `classes`, drawn by a stable hash of seed and `key`."""
+    """Draw another class for each attribute of `classes`, by a stable hash of seed and `key`."""
     chosen = {}
     for name, own in classes.items():
         others = [each for each in get_attribute(name).classes if each != own]
@@ -55,14 +50,14 @@ def make_triplets(
     tries: int = 4,
     write: Callable[[str, str], str] = name_class,
 ) -> pd.DataFrame:
-    """Make a triplet of each photograph (`photos.one_person`; the images lie in `source`) and write them to `folder`.
+    """Make a triplet of each photograph (rows of `photographs.one_person`, files in `source`) and write it to `folder`.
 
     The folder is a Hugging Face image folder: <triplet>_<role>.png, and metadata.jsonl with file_name, text, triplet,
-    role, activity, the classes, and how many pictures were drawn until the guide surely saw them. A photograph whose
-    positive or negative fails `tries` times is left out. Killed and called again it goes on. Returns the metadata;
-    its `attrs["rejected"]` counts the pictures and `attrs["left_out"]` the photographs that were not taken.
-    `write` makes the prompt from the caption and the words of the classes; the paper has a paid service do it.
-    `UserError` for an attribute that nobody labelled, and when no triplet is whole.
+    role, activity, the classes, and the number of images generated until the guide was sure of them. A photograph whose
+    positive or negative fails `tries` times is left out. A killed call resumes. Returns the metadata, whose
+    `attrs["rejected"]` counts rejected images and `attrs["left_out"]` photographs without a triplet. `write` makes the
+    prompt from the caption and the attribute words; the paper uses a commercial language model for it. `UserError` for
+    an attribute without labels, and if no triplet is complete.
     """
     folder, source = Path(folder), Path(source)
     if missing := [name for name in attributes if name not in photos]:
@@ -88,7 +83,7 @@ def make_triplets(
     lines = [line for each in done if each["whole"] for line in each["lines"]]
     if not lines:
         raise UserError(
-            f"of {len(photos)} photographs no triplet is whole after {tries} tries each: raise tries, or look whether "
+            f"of {len(photos)} photographs no triplet is whole after {tries} tries each: raise tries, or check that "
             f"the model obeys {' and '.join(attributes)} in a prompt"
         )
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
@@ -102,7 +97,7 @@ def make_triplets(
 
 
 def read_triplets(folder: str | Path) -> pd.DataFrame:
-    """The metadata of triplets; `UserError` for a folder without it, or a triplet that lacks a member or a file."""
+    """Read the metadata of triplets; `UserError` if it is missing, or if a triplet lacks a member or a file."""
     path = Path(folder) / METADATA
     try:
         table = pd.DataFrame(
@@ -122,7 +117,7 @@ def read_triplets(folder: str | Path) -> pd.DataFrame:
 
 
 def _triplet(pipe, vision, number, caption, own, sampling, seed, tries, write) -> dict:
-    """Positive and negative of one photograph: pictures, metadata lines, and how many were rejected."""
+    """Positive and negative of one photograph: images, metadata lines, and the number of rejected images."""
     lines = [{"file_name": f"{number}_anchor.png", "text": caption, "triplet": number, "role": "anchor", **own}]
     wanted = {"positive": other_classes(own, seed, number), "negative": own}
     pictures, rejected = {}, 0
@@ -133,7 +128,7 @@ def _triplet(pipe, vision, number, caption, own, sampling, seed, tries, write) -
         for attempt in range(tries):
             start = noise(pipe, f"{number} {role} {prompt}", [attempt], seed)
             final = sample(pipe, prompt, start, steps=sampling.steps, guidance_scale=sampling.guidance_scale)
-            seen, sure = confident_classes(*vision.look(pipe, final, list(classes), sampling.batch))
+            seen, sure = vision.perceive(pipe, final, sampling.batch).confident_classes(list(classes))
             asked = [get_attribute(name).index(each) for name, each in classes.items()]
             if bool(sure[0]) and seen[0].tolist() == asked:
                 with torch.no_grad():

@@ -1,4 +1,7 @@
-"""What looks at pictures while a model is trained: face detector, guide, CLIP and, if wanted, DINO."""
+"""Detect faces, crop them and classify them: one function for judging, training and the notebooks.
+
+Classes are perceived appearance as a classifier sees it, never identity.
+"""
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
@@ -14,12 +17,62 @@ from fairnb.vision.classifiers import Classifier, load_classifier
 from fairnb.vision.encoders import Clip, Dino, load_clip, load_dino
 from fairnb.vision.faces import Faces, crop_faces, find_faces, load_detector
 
-SURE = 0.9  # the guide's probability from which a face is surely of its class (FFD)
+NO_FACE = -1  # the class of an image without a face: excluded from every share, and counted
+SURE = 0.9  # a classifier is sure of a face whose most likely class has at least this probability (FFD)
+
+
+@dataclass(frozen=True)
+class Perception:
+    """The faces of N images and, per attribute, class probabilities [N, K] of each image's largest face.
+
+    Rows of images without a face are NaN. `names` maps attributes to their class names.
+    """
+
+    faces: Faces
+    probabilities: dict[str, torch.Tensor]
+    names: dict[str, tuple[str, ...]]
+
+    def classes(self, attribute: str) -> list[str | None]:
+        """The most likely class of each image; None without a face."""
+        best = self.probabilities[attribute].argmax(1).tolist()
+        return [
+            self.names[attribute][number] if found else None
+            for number, found in zip(best, self.faces.found, strict=True)
+        ]
+
+    def confident_classes(self, attributes: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Class indices [N, A] of the attributes (`NO_FACE` without a face), and whether the classifier is sure of all
+        of them [N]."""
+        values = [self.probabilities[name] for name in attributes]
+        found = torch.from_numpy(self.faces.found).to(values[0].device)
+        classes = torch.stack([torch.where(found, each.argmax(1), NO_FACE) for each in values], 1)
+        return classes, torch.stack([each.amax(1) >= SURE for each in values], 1).all(1) & found
+
+
+@torch.no_grad()
+def perceive(images: torch.Tensor, detector: MTCNN, classifier: Classifier) -> Perception:
+    """Find the largest face of each image [N, 3, H, W] in [-1, 1] and classify its crop."""
+    faces = find_faces(detector, images)
+    found = torch.from_numpy(faces.found)
+    probabilities = {
+        name: torch.full((len(images), len(classes)), torch.nan, device=images.device)
+        for name, classes in classifier.classes.items()
+    }
+    if found.any():  # transformers' ViT and CLIP raise on an empty batch
+        crops = crop_faces(images[found], faces.boxes[faces.found], classifier.size)
+        for name, values in classifier.probabilities(crops).items():
+            probabilities[name][found] = values.to(probabilities[name])
+    return Perception(faces, probabilities, classifier.classes)
+
+
+def perceived_classes(images: torch.Tensor, detector: MTCNN, judge: Classifier, attribute: str) -> list[str | None]:
+    """The class that the judge gives the largest face of each image [N, 3, H, W]; None without a face."""
+    return perceive(images, detector, judge).classes(attribute)
 
 
 @dataclass
 class VisionModels:
-    """What looks at the images in training: face detector, guide and CLIP. The judge is not among them."""
+    """The models that see images during training: face detector, guide, CLIP and, optionally, DINO. No judge."""
 
     detector: MTCNN
     guide: Classifier
@@ -28,26 +81,27 @@ class VisionModels:
 
     @property
     def encoders(self) -> int:
-        """How many encoders `image_features` sets side by side."""
+        """How many encoders `image_features` concatenates."""
         return 1 if self.dino is None else 2
 
     def image_features(self, images: torch.Tensor) -> torch.Tensor:
-        """CLIP's features [N, D] of images, DINO's beside them where there is one. Each has length 1, so the cosine of
-        two such rows is the mean of the encoders' cosines."""
+        """CLIP features [N, D] of images, concatenated with DINO's if there is a DINO.
+
+        Each part has norm 1, so the cosine of two rows is the mean of the encoders' cosines. Differentiable.
+        """
         features = self.clip.image_features(images)
         return features if self.dino is None else torch.cat([features, self.dino.image_features(images)], 1)
 
     @torch.no_grad()
     def features(self, pipe: StableDiffusionPipeline, latents: torch.Tensor, batch: int) -> torch.Tensor:
-        """CLIP features [N, D] of the pictures of latents, with DINO's beside them where there is one."""
-        parts = latents.split(batch)
-        return torch.cat([self.image_features(decode(pipe, part)) for part in parts])
+        """`image_features` [N, D] of the decoded latents."""
+        return torch.cat([self.image_features(decode(pipe, part)) for part in latents.split(batch)])
 
     @torch.no_grad()
     def face_features(
         self, pipe: StableDiffusionPipeline, latents: torch.Tensor, faces: Faces, batch: int
     ) -> torch.Tensor:
-        """The guide's features [N, F] of the faces in the pictures of latents; NaN without a face."""
+        """The guide's features [N, F] of the faces in the decoded latents; NaN without a face."""
         features = []
         for first in range(0, len(latents), batch):
             rows = slice(first, first + batch)
@@ -59,43 +113,18 @@ class VisionModels:
         return features
 
     @torch.no_grad()
-    def look(
-        self, pipe: StableDiffusionPipeline, latents: torch.Tensor, names: Sequence[str], batch: int
-    ) -> tuple[Faces, dict[str, torch.Tensor]]:
-        """Faces in the pictures of latents [N, C, h, w], decoded a batch at a time, and the guide's probabilities
-        [N, K] of every aligned attribute (uniform where there is no face)."""
-        faces, seen = [], []
-        for part in latents.split(batch):
-            images = decode(pipe, part)
-            faces.append(find_faces(self.detector, images))
-            rows = np.flatnonzero(faces[-1].found)
-            crops = crop_faces(images[rows], faces[-1].boxes[rows], self.guide.size)
-            seen.append(self.guide.probabilities(crops))
-        faces = Faces(*map(np.concatenate, zip(*map(astuple, faces), strict=True)))
-        probabilities = {}
-        for name in names:
-            found = torch.cat([part[name] for part in seen])
-            probabilities[name] = torch.full((len(latents), found.shape[1]), 1 / found.shape[1], device=found.device)
-            probabilities[name][torch.from_numpy(faces.found)] = found
-        return faces, probabilities
+    def perceive(self, pipe: StableDiffusionPipeline, latents: torch.Tensor, batch: int) -> Perception:
+        """Faces and guide probabilities of latents [N, C, h, w], decoded `batch` images at a time."""
+        parts = [perceive(decode(pipe, part), self.detector, self.guide) for part in latents.split(batch)]
+        faces = Faces(*map(np.concatenate, zip(*(astuple(part.faces) for part in parts), strict=True)))
+        names = self.guide.classes
+        return Perception(
+            faces, {name: torch.cat([part.probabilities[name] for part in parts]) for name in names}, names
+        )
 
 
 def load_vision_models(profile: Profile, device: torch.device | str) -> VisionModels:
-    """The eyes that a profile names: MTCNN, its guide, its CLIP and, where it names one, its DINO."""
+    """Load a profile's vision models: MTCNN, the guide, CLIP and, if the profile names one, DINO."""
     dino = None if profile.dino is None else load_dino(profile.dino, device)
-    return VisionModels(
-        load_detector(device), load_classifier(profile.guide, device), load_clip(profile.clip, device), dino
-    )
-
-
-def confident_classes(faces: Faces, probabilities: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Classes [N, A] of faces, one column an attribute of `probabilities`, -1 without a face; and whether all of them
-    are sure [N]."""
-    found = torch.from_numpy(faces.found)
-    classes = [torch.where(found.to(probs.device), probs.argmax(1), NO_FACE) for probs in probabilities.values()]
-    sure = [probs.amax(1) >= SURE for probs in probabilities.values()]
-    classes = torch.stack(classes, 1)
-    return classes, torch.stack(sure, 1).all(1) & (classes != NO_FACE).all(1)
-
-
-NO_FACE = -1  # the target of an image without a face: it is excluded, and can be counted
+    clip = load_clip(profile.clip, device)
+    return VisionModels(load_detector(device), load_classifier(profile.guide, device), clip, dino)

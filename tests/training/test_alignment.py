@@ -137,7 +137,7 @@ def test_changed_images_are_pulled_to_the_picture_of_the_named_class(mini):
 def test_a_prompt_that_names_a_class_is_pulled_to_the_original_of_that_prompt(mini):
     run_ = gender_alignment(mini)
     adapter = run_.adapter
-    assert [run_.told(number) for number in range(6)] == [None, (0,), None, (1,), None, (0,)]
+    assert [run_.named_classes(number) for number in range(6)] == [None, (0,), None, (1,), None, (0,)]
     assert [run_.reference_model.words(classes) for classes in (None, (1,))] == ["", GENDER.words[1]]
     adapter.attach()
     row = run_.gradient(PILOT, run_.reference_model.originals(PILOT), 1)
@@ -154,7 +154,7 @@ def test_a_prompt_that_names_a_class_is_pulled_to_the_original_of_that_prompt(mi
 
 
 def test_a_diverging_run_stops_with_a_sentence(tmp_path):
-    with pytest.raises(UserError, match="lower finetune.learning_rate"):
+    with pytest.raises(UserError, match="lower the learning rate .finetune.learning_rate"):
         run(tmp_path, {"finetune.learning_rate": 1e30})
     assert not (tmp_path / "patch.safetensors").exists()
 
@@ -183,7 +183,7 @@ def test_face_realism_pulls_to_whole_faces(mini):
     row = run_.gradient(PILOT, originals, 0)
     run_.adapter.detach()
     assert row["face_loss"] > 1e-4 and all(delta.grad.isfinite().all() for delta in run_.adapter.parameters())
-    faces, _ = run_.look(originals.latents)
+    faces = run_.vision.perceive(mini, originals.latents, 4).faces
     wanted = originals.classes.clone()
     wanted[0] = 1 - wanted[0]
     goal = run_.reference_model.face_goal(originals.latents, faces, originals, torch.arange(4), wanted)
