@@ -1,4 +1,4 @@
-"""`python -m fairnb.bench`: what the package saves, measured in one run beside the published or plain way."""
+"""`python -m fairnb.bench`: time and memory of this package and of the published or plain way, measured in one run."""
 
 import argparse
 import dataclasses
@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import torch
 from diffusers import StableDiffusionPipeline
 
@@ -21,7 +20,7 @@ from fairnb.adapters.h_space import recording_h
 from fairnb.adapters.load import load_adapter
 from fairnb.adapters.lora import LoRA
 from fairnb.adapters.neuron_sets import count_neurons, save_neurons
-from fairnb.bench.memory import peak
+from fairnb.bench.memory import peak, resident
 from fairnb.bench.published import Published, literal_adjusted, literal_locate
 from fairnb.diffusion.gradients import adjusted_backward, trajectory
 from fairnb.diffusion.pipeline import encode_prompts, load_pipeline
@@ -51,7 +50,7 @@ UPDATES, PROMPTS = 24, 8  # of the short trainings
 def gradient(pipe: StableDiffusionPipeline, way: str) -> dict[int, dict[str, float]]:
     """Seconds and peak memory (MB above the loaded model) of the adjusted gradient of `IMAGES` images, per steps.
 
-    In a process of its own, fewest steps first: the operating system only tells the largest memory so far.
+    It runs in a process of its own, fewest steps first, since the operating system reports only the peak so far.
     """
     pipe.unet.requires_grad_()
     latents = noise(pipe, PROMPT, range(IMAGES), seed=0)
@@ -66,8 +65,8 @@ def gradient(pipe: StableDiffusionPipeline, way: str) -> dict[int, dict[str, flo
     if way == "checkpointed":
         pipe.unet.enable_gradient_checkpointing()
     run = checkpointed if way == "checkpointed" else adjusted
-    run(latents[:1], 3)  # what libraries set up at the first call is nobody's cost
-    before = psutil.Process().memory_info().rss / 1e6
+    run(latents[:1], 3)  # warm up the libraries
+    before = resident()
     results = {}
     for steps in (10, 20, 40):
         results[steps] = {"seconds": _seconds(lambda steps=steps: run(latents, steps)), "memory": peak() - before}
@@ -77,9 +76,11 @@ def gradient(pipe: StableDiffusionPipeline, way: str) -> dict[int, dict[str, flo
 
 
 def progress(way: str) -> dict[str, float]:
-    """Train the profile mini's exp-1 for `UPDATES` updates, with the published gradient or ours; returns seconds per
-    update (the originals drawn before) and the bias before and after on the occupations trained on, as the guide sees
-    it on fresh noise."""
+    """Train exp-1 of the profile mini for `UPDATES` updates, with the published gradient or ours.
+
+    Returns seconds per update (originals excluded), and the bias on the train occupations before and after, measured by
+    the guide on new noise.
+    """
     P = load_profile("mini", {"device": "cpu"})
     pipe, prompts = load_pipeline(P.model, device="cpu"), load_prompt_set(P.prompts).prompts("train")[:PROMPTS]
     changes = {"updates": UPDATES, "images": 16, "part": 16, "pool": 16, "named_every": None, "validate_every": UPDATES}
@@ -99,7 +100,7 @@ def progress(way: str) -> dict[str, float]:
 
 
 def main() -> None:
-    """Print the table; with `--way`, the gradient measurements of one way as JSON."""
+    """Print the table; with `--way`, print the gradient measurements of one way as JSON."""
     parser = argparse.ArgumentParser(prog="python -m fairnb.bench", description=__doc__)
     parser.add_argument("--model", default=str(root() / "data" / "mini-sd"), help="a diffusers Stable Diffusion folder")
     parser.add_argument("--way", choices=["checkpointed", "adjusted"], help=argparse.SUPPRESS)
@@ -120,7 +121,7 @@ def main() -> None:
 
 
 def _bench_locate(pipe: StableDiffusionPipeline) -> None:
-    """Locating against the published procedure; then the memory of training what was found."""
+    """Locate neurons in both ways; then the memory of an optimiser for them and for all weights."""
     settings = {"k": sum(weight.numel() for weight in pipe.unet.parameters()) // 50, **LOCATE}
     evaluations = 0
 
@@ -154,7 +155,7 @@ def _bench_locate(pipe: StableDiffusionPipeline) -> None:
 
 
 def _bench_gradient(model: str) -> None:
-    """Autograd with gradient checkpointing against stored latents, and against 3 of the steps drawn at random."""
+    """Autograd with gradient checkpointing against stored latents, with all steps and with 3 random ones."""
     ways = {}
     for way in ("checkpointed", "adjusted"):
         command = [sys.executable, "-m", "fairnb.bench", "--model", model, "--way", way]
@@ -167,7 +168,7 @@ def _bench_gradient(model: str) -> None:
 
 
 def _bench_progress() -> None:
-    """The same short training with the published gradient and with ours: what does a minute buy?"""
+    """The same short training with the published gradient and with ours: fall of bias per minute."""
     plain, own = progress("published"), progress("ours")
     print(f"bias before {plain['before']:.3f}; after {UPDATES} updates {plain['after']:.3f}, fairnb {own['after']:.3f}")
     _row("alignment update: seconds", plain["seconds"], own["seconds"])
@@ -176,7 +177,7 @@ def _bench_progress() -> None:
 
 
 def _bench_generation(pipe: StableDiffusionPipeline) -> None:
-    """`sample` and `decode` against the pipeline alone; the best of three, in turn."""
+    """`sample` and `decode` against the pipeline alone; the best of three, alternating."""
     latents = noise(pipe, PROMPT, range(2 * IMAGES), seed=0)
 
     def plain() -> None:
@@ -198,7 +199,7 @@ def _bench_generation(pipe: StableDiffusionPipeline) -> None:
 
 
 def _bench_guidance(pipe: StableDiffusionPipeline) -> None:
-    """Guided sampling against plain; and what its gradient holds, against one with respect to the latents."""
+    """h-guided against plain sampling; and the memory of its gradient against one with respect to the latents."""
     latents = noise(pipe, PROMPT, range(2 * IMAGES), seed=0)
     with recording_h(pipe) as seen:
         sample(pipe, PROMPT, latents, steps=10, guidance_scale=GUIDANCE)
@@ -225,7 +226,7 @@ def _bench_guidance(pipe: StableDiffusionPipeline) -> None:
     weights = {each.untyped_storage().data_ptr() for each in (weight, *pipe.unet.parameters())}
 
     def count_bytes(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.untyped_storage().data_ptr() not in weights:  # they are there anyway
+        if tensor.untyped_storage().data_ptr() not in weights:  # those exist in any case
             held[now] += tensor.nbytes
         return tensor
 

@@ -1,6 +1,6 @@
-"""`python -m fairnb.fullsize FOLDER`: the method's steps on a Stable Diffusion 1.5 of true size and random weights.
+"""`python -m fairnb.bench.full_size FOLDER`: the method on a Stable Diffusion 1.5 of true size with random weights.
 
-It shows what does not depend on the values of the weights: that everything fits, how long it takes, what it needs.
+It measures what does not depend on the values of the weights: time, memory, and that all parts fit together.
 """
 
 import argparse
@@ -34,7 +34,7 @@ BLOCKS = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), ("UpBlock2D",) + ("Cr
 
 
 class Middle:
-    """In the place of a face detector: the middle of each picture, since random weights draw no face."""
+    """Replaces the face detector by the middle of each image, since random weights draw no face."""
 
     def detect(self, pictures):
         side = pictures.shape[1]
@@ -43,9 +43,9 @@ class Middle:
 
 
 def build(folder: Path) -> None:
-    """Write a pipeline with SD 1.5's published configurations and random weights (2.1 GB in float16).
+    """Write a pipeline with SD 1.5's configurations and random weights (2.1 GB in float16).
 
-    Only the tokenizer differs: mini-sd's, whose few words are a part of the 49,408 the text encoder has room for.
+    Only the tokenizer differs: it is mini-sd's, with a few of the 49,408 tokens that the text encoder provides.
     """
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer.from_pretrained(root() / "data" / "mini-sd" / "tokenizer", model_max_length=77)
@@ -84,7 +84,7 @@ def build(folder: Path) -> None:
 
 
 def measure(folder: Path, dtype: torch.dtype) -> dict:
-    """Seconds and peak memory of locating, one update, and the patch; asserts that every result is finite."""
+    """Seconds and peak memory of locating, one update, and the patch; asserts that all results are finite."""
     device = pick_device()
     mini = load_profile("mini")
     words = load_prompt_set(mini.prompts)
@@ -149,9 +149,9 @@ def measure(folder: Path, dtype: torch.dtype) -> dict:
 
 
 def main() -> None:
-    """Build the folder unless it is there, measure, and write the figures into it."""
+    """Build the folder if it is missing, measure, and write the figures into it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="where the random Stable Diffusion 1.5 is or goes")
+    parser.add_argument("folder", type=Path, help="folder of the random Stable Diffusion 1.5")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     arguments = parser.parse_args()
     if not (arguments.folder / "model_index.json").is_file():

@@ -19,9 +19,9 @@ from fairnb.training.locate import FAMILIES, LOCATE_STEPS, contrast_pairs
 def literal_adjusted(
     pipe: StableDiffusionPipeline, prompt: str, latents: torch.Tensor, *, steps: int, guidance_scale: float
 ) -> torch.Tensor:
-    """Final latents whose autograd graph holds the adjusted gradient, the straightforward way (FFD).
+    """Final latents whose autograd graph contains FFD's adjusted gradient, implemented literally.
 
-    The latents entering the U-Net are detached and a hook scales each prediction's gradient; every step stays in
+    The latents entering the U-Net are detached, and a hook scales the gradient of each prediction; every step stays in
     memory until `backward`.
     """
     scheduler = fresh_scheduler(pipe, steps)
@@ -49,11 +49,11 @@ def literal_locate(
     contexts: Sequence[str],
     seed: int,
 ) -> set[int]:
-    """Bias neurons as flat indices by the published procedure, word for word (Bias Neurons, METHODS section 1).
+    """Bias neurons as flat indices, by the published procedure implemented literally (Bias Neurons).
 
-    For every pair a loop over the 20 steps, guidance 7.5 with both halves, latents that never advance, a gradient
-    pass in every step of which only that at `timestep` is kept; the indices go to one file a pair in `folder` (int64,
-    as 235 GB for 980 occupations at k = 10^7 tell) and are read back to be counted.
+    For every pair it loops over 20 steps at guidance scale 7.5 with latents that never advance, and computes a gradient
+    in each step, of which it keeps the one at `timestep`. The indices of a pair go to a file in `folder` (int64: 235 GB
+    for 980 occupations at k = 10^7) and are read back to be counted.
     """
     weights = list(pipe.unet.requires_grad_().parameters())
     total = sum(weight.numel() for weight in weights)
@@ -81,10 +81,10 @@ def literal_locate(
 
 
 class Published(AlignmentRun):
-    """Alignment with FFD's gradient as it is published: all steps in one graph, by autograd with checkpointing."""
+    """An alignment run with FFD's gradient as published: all steps in one graph, by autograd with checkpointing."""
 
     def differentiable(self, prompt: str, words: str, indices: list[int], number: int):
-        """Final latents as a leaf, and the way back through the whole graph."""
+        """Final latents as a leaf, and the backward pass through the whole graph."""
         start, asked = noise(self.pipe, prompt, indices, self.seed), name_class(prompt, words)
         how = {"steps": self.steps(number), "guidance_scale": self.sampling.guidance_scale}
         final = literal_adjusted(self.pipe, asked, start, **how)

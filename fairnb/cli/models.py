@@ -1,89 +1,25 @@
-"""The practitioner's commands: audit a model, find its bias neurons, train a patch, apply it, look at it, compare."""
+"""Commands about models: find bias neurons, train a patch or h-guidance, apply, convert and describe them."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from fairnb.cli.options import ProfileOption, SetOption, parse_changes
+from fairnb.cli.options import (
+    ModelArgument,
+    OutOption,
+    ProfileOption,
+    SetOption,
+    StrengthOption,
+    load_model,
+    load_settings,
+)
 from fairnb.errors import UserError
 
-models = typer.Typer()
-
-ModelArgument = Annotated[str, typer.Argument(help="A diffusers folder or a hub id.")]
-OutOption = Annotated[Path, typer.Option(help="A folder for the results.")]
-PatchOption = Annotated[Path | None, typer.Option(help="A patch, LoRA or prefix tokens (.safetensors) to put on.")]
-StrengthOption = Annotated[float, typer.Option(help="Of the patch: 0 is the original, 1 the debiased model.")]
+commands = typer.Typer()
 
 
-def _settings(model: str, profile: str, change: list[str] | None):
-    from fairnb.profiles import load_profile
-
-    return load_profile(profile, {"model": model, **parse_changes(change)})
-
-
-def _load(settings, patch: Path | None = None, strength: float = 1.0):
-    import torch
-
-    from fairnb.diffusion.pipeline import load_pipeline
-
-    pipe = load_pipeline(
-        settings.model, revision=settings.revision, device=settings.device, dtype=getattr(torch, settings.dtype)
-    )
-    if patch:
-        from fairnb.adapters.load import load_adapter
-
-        load_adapter(patch, pipe).apply(pipe, strength)
-    return pipe
-
-
-@models.command()
-def audit(
-    model: ModelArgument,
-    out: OutOption,
-    prompts: Annotated[
-        Path | None, typer.Option(help="Text, CSV or JSON; else the profile's test occupations.")
-    ] = None,
-    attributes: Annotated[str | None, typer.Option(help="Comma-separated; else the profile's.")] = None,
-    images: Annotated[int, typer.Option(min=1, help="Per prompt.")] = 64,
-    patch: PatchOption = None,
-    strength: StrengthOption = 1.0,
-    profile: ProfileOption = "mini",
-    change: SetOption = None,
-) -> None:
-    """Who is in the pictures of a model? Draws, judges, and writes OUT/audit.html with all figures and tables.
-
-    Example: fairnb audit data/mini-sd --attributes gender,age --images 32 --out audits/mini
-    """
-    from fairnb.diffusion.pipeline import overlong_prompts
-    from fairnb.experiments.audit import audit as look_at
-    from fairnb.prompts.attributes import get_attribute
-    from fairnb.prompts.files import read_prompts
-    from fairnb.prompts.sets import load_prompt_set, prompt_rows
-    from fairnb.vision.classifiers import load_classifier
-    from fairnb.vision.faces import load_detector
-
-    settings = _settings(model, profile, change)
-    names = [get_attribute(name.strip()).name for name in attributes.split(",")] if attributes else settings.attributes
-    rows = read_prompts(prompts) if prompts else prompt_rows(load_prompt_set(settings.prompts), "test")
-    judge = load_classifier(settings.judge)
-    pipe = _load(settings, patch, strength)
-    for prompt in overlong_prompts(pipe, rows.prompt):
-        typer.echo(f"the end of a prompt is not seen by the text encoder, it is too long: {prompt[:60]}...", err=True)
-    page = look_at(
-        pipe,
-        rows,
-        load_detector(pipe.device),
-        judge.to(pipe.device),
-        attributes=names,
-        images=images,
-        folder=out,
-        profile=settings,
-    )
-    typer.echo(f"{page}: open it in a browser; the tables are in {out / 'tables'}")
-
-
-@models.command()
+@commands.command()
 def find(
     model: ModelArgument,
     out: Annotated[Path, typer.Option(help="The neurons' file (.safetensors).")],
@@ -91,7 +27,7 @@ def find(
     profile: ProfileOption = "mini",
     change: SetOption = None,
 ) -> None:
-    """Find the bias neurons of a model, over the profile's train occupations.
+    """Find the bias neurons of a model on the profile's train occupations.
 
     Example: fairnb find data/mini-sd --attribute gender --out neurons.safetensors
     """
@@ -99,14 +35,14 @@ def find(
     from fairnb.experiments.methods import find_neurons
     from fairnb.prompts.sets import load_prompt_set
 
-    settings = _settings(model, profile, change)
-    pipe, words = _load(settings), load_prompt_set(settings.prompts)
+    settings = load_settings(model, profile, change)
+    pipe, words = load_model(settings), load_prompt_set(settings.prompts)
     found = count_neurons(find_neurons(pipe, attribute or settings.attribute, settings, words, out))
     total = sum(weight.numel() for weight in pipe.unet.parameters())
     typer.echo(f"{out}: {found:,} of {total:,} weights ({found / total:.2%})")
 
 
-@models.command()
+@commands.command()
 def finetune(
     model: ModelArgument,
     neurons: Annotated[Path, typer.Option(help="What `fairnb find` wrote.")],
@@ -118,9 +54,9 @@ def finetune(
     profile: ProfileOption = "mini",
     change: SetOption = None,
 ) -> None:
-    """Train a patch: OUT/patch.safetensors, with a model card that says what it does to occupations not trained on.
+    """Train a patch, OUT/patch.safetensors, with a model card that shows its effect on held-out occupations.
 
-    Killed and called again it goes on where it stopped.
+    A killed call resumes.
 
     Example: fairnb finetune data/mini-sd --neurons neurons.safetensors --out patches/gender
     """
@@ -136,11 +72,11 @@ def finetune(
     from fairnb.vision.classifiers import load_classifier
     from fairnb.vision.perception import load_vision_models
 
-    settings = _settings(model, profile, change)
+    settings = load_settings(model, profile, change)
     about, words = get_attribute(attribute or settings.attribute), load_prompt_set(settings.prompts)
     shares = _shares(share, about)
     chosen = load_neurons(neurons)
-    pipe = _load(settings)
+    pipe = load_model(settings)
     device = pipe.device
     vision = load_vision_models(settings, device)
     judge = load_classifier(settings.judge, device)
@@ -173,7 +109,7 @@ def _shares(text: str | None, about) -> list[float]:
     return shares
 
 
-@models.command()
+@commands.command()
 def guide(
     model: ModelArgument,
     out: Annotated[Path, typer.Option(help="The file to write (.safetensors).")],
@@ -194,7 +130,7 @@ def guide(
     profile: ProfileOption = "mini",
     change: SetOption = None,
 ) -> None:
-    """Train classifiers of h-space and write a guidance, which --patch of generate and audit reads. No weight changes.
+    """Train h-classifiers and write h-guidance, for --patch of generate and audit. No weight of the model changes.
 
     \b
     Examples:
@@ -208,18 +144,18 @@ def guide(
     from fairnb.prompts.sets import load_prompt_set
     from fairnb.vision.perception import load_vision_models
 
-    settings = _settings(model, profile, change)
+    settings = load_settings(model, profile, change)
     if folder:
         places = dict(each.partition("=")[::2] for each in folder)
         if wrong := [name for name, place in places.items() if not name or not place]:
             raise UserError(f"--folder {wrong[0]} names no folder: write it as CLASS=FOLDER")
         about = Attribute(attribute or settings.attribute, tuple(places), tuple(places))
-        shares, pipe = _shares(share, about), _load(settings)
+        shares, pipe = _shares(share, about), load_model(settings)
         steps, batch = settings.sampling.steps, settings.sampling.batch
         made = h_classifier_from_folders(pipe, about.name, places, steps=steps, batch=batch, seed=settings.seed)
     else:
         about, words = get_attribute(attribute or settings.attribute), load_prompt_set(settings.prompts)
-        shares, pipe = _shares(share, about), _load(settings)
+        shares, pipe = _shares(share, about), load_model(settings)
         how = {"images": images, "sampling": settings.sampling, "seed": settings.seed}
         made = h_classifier_from_prompts(
             pipe, load_vision_models(settings, pipe.device), about.name, words.prompts("train"), **how
@@ -233,7 +169,7 @@ def guide(
     typer.echo(f"{out}: see it with fairnb show {out}, use it with fairnb generate ... --patch {out}")
 
 
-@models.command()
+@commands.command()
 def apply(
     patch: Annotated[Path, typer.Argument(help="A patch (.safetensors).")],
     to: Annotated[str, typer.Option(help="The model it was made for: a diffusers folder or a hub id.")],
@@ -241,10 +177,10 @@ def apply(
     strength: StrengthOption = 1.0,
     revision: Annotated[str | None, typer.Option(help="Of the hub repository.")] = None,
     everywhere: Annotated[
-        bool, typer.Option("--everywhere", help="Let a patch for early steps act in all, since weights know no time.")
+        bool, typer.Option("--everywhere", help="Let a patch for early timesteps act in all of them.")
     ] = False,
 ) -> None:
-    """Write a model with the patch merged in, which any diffusers loads without fairnb.
+    """Write a model with the patch merged in, which any diffusers pipeline loads without fairnb.
 
     Example: fairnb apply patches/gender/patch.safetensors --to data/mini-sd --strength 0.8 --out debiased
     """
@@ -257,20 +193,20 @@ def apply(
     adapter = load_adapter(patch, pipe)
     if adapter.acts_from and not everywhere:
         raise UserError(
-            f"{patch} acts in early steps only, and a model's weights know no time: add --everywhere to let it act in "
-            "all steps, or keep it a patch (fairnb generate --patch)"
+            f"{patch} acts in early timesteps only, which weights cannot express: add --everywhere to let it act in "
+            "all of them, or keep it a patch (fairnb generate --patch)"
         )
     adapter.acts_from = 0
     adapter.merge(pipe, strength)
     typer.echo(f"{save_pipeline(pipe, out)}: load it with StableDiffusionPipeline.from_pretrained")
 
 
-@models.command()
+@commands.command()
 def convert(
     files: Annotated[list[Path], typer.Argument(help="FFD's .pth files; a LoRA of text encoder and U-Net together.")],
     out: Annotated[Path, typer.Option(help="The file to write (.safetensors).")],
 ) -> None:
-    """Turn the LoRA or prefix tokens that FFD released into a file that --patch and plain diffusers read.
+    """Convert the LoRA or prefix tokens that FFD published into a file for --patch and for plain diffusers.
 
     Example: fairnb convert text_encoder_lora_EMA.pth --out ffd-gender.safetensors
     """
@@ -279,112 +215,12 @@ def convert(
     typer.echo(rename(files, out))
 
 
-@models.command()
-def experiment(
-    names: Annotated[list[str] | None, typer.Argument(help="Of the profile's experiments; none means all.")] = None,
-    profile: ProfileOption = "mini",
-    change: SetOption = None,
-) -> None:
-    """Train and evaluate experiments of a profile: LoRA, prefix tokens or bias neurons, for one target or several.
-
-    Killed and called again it goes on where it stopped. Pictures, records and result.json lie in
-    outputs/PROFILE/experiments/NAME; fairnb results prints them.
-
-    Example: fairnb experiment exp-1 exp-2 --profile mini --set seed=1 --set name=mini-seed1
-    """
-    from fairnb.experiments.run import run_experiment
-    from fairnb.profiles import load_profile
-    from fairnb.prompts.sets import load_prompt_set
-    from fairnb.vision.classifiers import load_classifier
-    from fairnb.vision.perception import load_vision_models
-
-    settings = load_profile(profile, parse_changes(change))
-    chosen = names or list(settings.experiments)
-    for name in chosen:
-        settings.finetune_of(name)  # a wrong name ends the call before the first training
-    pipe = _load(settings)
-    device = pipe.device
-    vision = load_vision_models(settings, device)
-    judge, words, known = load_classifier(settings.judge, device), load_prompt_set(settings.prompts), {}
-    for name in chosen:
-        run_experiment(pipe, vision, judge, words, settings, name, known)
-        typer.echo(f"{name}: {settings.folder / 'experiments' / name / 'result.json'}")
-
-
-@models.command()
-def results(
-    places: Annotated[
-        list[Path], typer.Argument(help="Output folders of one profile, of several seeds, or files that --out wrote.")
-    ],
-    out: Annotated[Path | None, typer.Option(help="Also write the results there (.json).")] = None,
-) -> None:
-    """What did the experiments do? One line for each kind of prompts and attribute; means and spread over the seeds.
-
-    Example: fairnb results outputs/mini outputs/mini-seed1 outputs/mini-seed2 --out experiments.json
-    """
-    from fairnb.experiments.results import read_results, results_table
-    from fairnb.files import write_json
-
-    found = read_results(places)
-    typer.echo(results_table(found).to_string(na_rep="", line_width=120))
-    if out:
-        typer.echo(write_json(out, found))
-
-
-@models.command()
+@commands.command()
 def show(patch: Annotated[Path, typer.Argument(help="A patch, LoRA or prefix tokens (.safetensors).")]) -> None:
-    """What does a patch, a LoRA or a prefix change, and on what was it trained?
+    """Describe a patch, LoRA, prefix tokens or h-guidance: what it changes and how it was trained.
 
     Example: fairnb show patches/gender/patch.safetensors
     """
     from fairnb.adapters.model_cards import describe
 
     typer.echo(describe(patch))
-
-
-@models.command()
-def compare(
-    first: Annotated[Path, typer.Argument(help="An audit, or what fairnb spread wrote: the file or its folder.")],
-    second: Annotated[Path, typer.Argument(help="An audit of the same prompts, or an output folder of a run.")],
-) -> None:
-    """Two audits: did the bias change, or could it be chance? A spread and a run: is the result reproduced?
-
-    \b
-    Examples:
-      fairnb compare audits/original audits/debiased
-      fairnb compare data/mini-sd outputs/mini
-    """
-    several = first / "spread.json" if first.is_dir() else first
-    typer.echo(_reproduced(several, second) if several.is_file() else _changed(first, second))
-
-
-def _reproduced(several: Path, run: Path) -> str:
-    from fairnb.measure.spread import place, read_run
-
-    table = place(several, *read_run(run))
-    outside = table.index[~table.inside]
-    verdict = f"outside: {', '.join(outside)}" if len(outside) else "reproduced: every figure is inside"
-    return f"{table.round(3).to_string()}\n{verdict}"
-
-
-def _changed(first: Path, second: Path) -> str:
-    from fairnb.measure.metrics import paired_difference, summarise
-    from fairnb.measure.records import attributes_of, read_records
-
-    for folder in (first, second):
-        if not (folder / "records.parquet").is_file():
-            raise UserError(f"{folder} holds neither an audit nor a spread: give a folder that fairnb audit wrote")
-    tables = [read_records(folder / "records.parquet") for folder in (first, second)]
-    common = [about.name for about in attributes_of(tables[0]) if about.name in tables[1]]
-    if not common:
-        raise UserError(f"{first} and {second} have no attribute in common: audit both with the same judge")
-    lines = []
-    for name in common:
-        change = paired_difference(*tables, name)
-        before, after = (summarise(table, name)["mean"] for table in tables)
-        verdict = "no change is shown" if change["low"] <= 0 <= change["high"] else "a change"
-        lines.append(
-            f"{name}: bias {before:.3f} -> {after:.3f}, difference {change['mean']:+.3f} "
-            f"[{change['low']:.3f}, {change['high']:.3f}] over {change['n_prompts']} prompts: {verdict}"
-        )
-    return "\n".join(lines)

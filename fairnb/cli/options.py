@@ -1,5 +1,6 @@
-"""Options that several commands share, and what `--set` means."""
+"""What several commands share: options, the meaning of `--set`, and how a profile and its model are loaded."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,10 +12,16 @@ ProfileOption = Annotated[str, typer.Option("--profile", "-p", help="A name in n
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", "-s", help="Change one key, such as finetune.updates=10; repeatable.")
 ]
+ModelArgument = Annotated[str, typer.Argument(help="A diffusers folder or a hub id.")]
+OutOption = Annotated[Path, typer.Option(help="A folder for the results.")]
+PatchOption = Annotated[
+    Path | None, typer.Option(help="A patch, LoRA, prefix tokens or h-guidance (.safetensors) to apply.")
+]
+StrengthOption = Annotated[float, typer.Option(help="Of the patch: 0 is the original model, 1 the debiased one.")]
 
 
 def parse_changes(changes: list[str] | None) -> dict[str, Any]:
-    """['a.b=1'] -> {'a.b': 1}; values are read as YAML, so 1, true, [0, 1] and text come out as such."""
+    """Turn ['a.b=1'] into {'a.b': 1}; values are YAML, so 1, true, [0, 1] and text keep their types."""
     values = {}
     for change in changes or []:
         key, equals, text = change.partition("=")
@@ -25,3 +32,24 @@ def parse_changes(changes: list[str] | None) -> dict[str, Any]:
         except yaml.YAMLError as error:
             raise UserError(f"--set {change}: the value is not YAML ({' '.join(str(error).split())})") from error
     return values
+
+
+def load_settings(model: str | None, profile: str, change: list[str] | None):
+    """The profile with the changes, and with another model if one is named."""
+    from fairnb.profiles import load_profile  # here and in every command: a typing error should not wait for torch
+
+    return load_profile(profile, ({"model": model} if model else {}) | parse_changes(change))
+
+
+def load_model(settings, patch: Path | None = None, strength: float = 1.0):
+    """The pipeline of a profile, with a patch applied if there is one."""
+    import torch
+
+    from fairnb.adapters.load import load_adapter
+    from fairnb.diffusion.pipeline import load_pipeline
+
+    dtype = getattr(torch, settings.dtype)
+    pipe = load_pipeline(settings.model, revision=settings.revision, device=settings.device, dtype=dtype)
+    if patch:
+        load_adapter(patch, pipe).apply(pipe, strength)
+    return pipe

@@ -1,9 +1,4 @@
-"""Every figure of the course: pictures sorted by class, shares, biases before and after, neurons, training curves.
-
-Each function returns a matplotlib Figure that is closed for pyplot, so that a notebook shows it once, as a cell's
-value. Importing this module sets the look (seaborn's "ticks", nothing below 8 points) for the notebooks' own plots
-too. Colour is never the only cue: classes also have letters, places or markers.
-"""
+"""Charts of measurements: biases, shares, neurons, training, targets. Each returns a closed matplotlib Figure."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -25,8 +20,8 @@ from fairnb.training.losses import classification_loss
 def bias_dumbbell(tables: Mapping[str, pd.DataFrame], *, title: str = "") -> Figure:
     """Bias per occupation with its 95 % interval, from tables of `metrics.bias_by_prompt`.
 
-    The first table is before; a single one after it is joined to it by an arrow, and a control (by its label) is
-    hollow. The band is the sampling floor: what a perfectly fair generator would score on as many faces.
+    The first table is "before"; an arrow leads to the second one. Tables whose label contains "control" have hollow
+    markers. The band is the sampling floor, the score of a perfectly fair generator on as many faces.
     """
     series = {label: _by_label(table) for label, table in tables.items()}
     order = next(iter(series.values())).bias.sort_values(na_position="first").index
@@ -63,8 +58,10 @@ def class_shares(
     truth: Mapping[str, Mapping[str, float]] | None = None,
     title: str = "",
 ) -> Figure:
-    """Share of the faces in each class per occupation, with Wilson's 95 % interval; one panel a class (two classes:
-    one panel, since the other share is the rest). `truth` (occupation -> class -> share) is drawn as ticks."""
+    """Share of the faces of each class per occupation, with Wilson's 95 % interval, in one panel per class.
+
+    Two classes need one panel only. `truth` (occupation -> class -> share) is drawn as ticks.
+    """
     about = get_attribute(attribute)
     shown = about.classes[1:] if len(about.classes) == 2 else about.classes
     table = _by_label(frequencies(records, attribute)).sort_values(shown[-1], na_position="first")
@@ -89,7 +86,7 @@ def class_shares(
 
 
 def neuron_map(neurons: NeuronSet, unet: torch.nn.Module, *, title: str = "") -> Figure:
-    """Where neurons live: block of the U-Net x kind of layer; per mille of that cell's weights, and their number."""
+    """Where neurons are: per mille of the weights, and number, for each block of the U-Net and kind of layer."""
     cells = [
         {"block": _block(name), "kind": _kind(name), "weights": weight.numel(), "neurons": len(neurons.get(name, ()))}
         for name, weight in unet.named_parameters()
@@ -116,8 +113,10 @@ def neuron_map(neurons: NeuronSet, unet: torch.nn.Module, *, title: str = "") ->
 
 
 def training_curves(histories: Mapping[str, pd.DataFrame], *, title: str = "") -> Figure:
-    """Losses and the guide's bias per update, raw (thin) and smoothed (thick), from `history.csv` without the updates
-    whose prompt named a class (they have no bias); the bias on the validation occupations as markers."""
+    """Losses and bias (by the guide) per update, raw (thin) and smoothed (thick), from tables of history.csv.
+
+    Updates of named prompts, which have no bias, are left out. Markers show the bias on the validation prompts.
+    """
     columns = {
         "class_loss": "class loss",
         "image_loss": "image-semantics loss",
@@ -148,9 +147,11 @@ def training_curves(histories: Mapping[str, pd.DataFrame], *, title: str = "") -
 def target_landscape(
     probs: torch.Tensor, shares: Sequence[float], *, confidence: float = 0.8, attribute: str = "gender", title: str = ""
 ) -> Figure:
-    """What the rank rule asks of a batch with p(class 1) = `probs` [N], for each wanted share of class 1: target by
-    colour, letter and place, its confidence as a line (hollow below `confidence`: left out of the loss). The last
-    panel is the loss of batches that hold 0, 1, ... N sure images of class 1."""
+    """Targets of the rank rule for a batch with p(class 1) = `probs` [N], for each target share of class 1.
+
+    Colour, letter and place show the target, the line its confidence; targets below `confidence` are hollow and do not
+    count in the loss. The last panel is the loss of batches with 0, 1, ... N clear images of class 1.
+    """
     names, number = get_attribute(attribute).classes, len(probs)
     colours = [COLOURS[attribute][name] for name in names]
     probs = probs.sort().values
@@ -184,13 +185,13 @@ def target_landscape(
 
 
 def _by_label(table: pd.DataFrame) -> pd.DataFrame:
-    """Indexed by occupation, or by prompt where an occupation is missing or has several prompts."""
+    """The table indexed by occupation, or by prompt if the occupation is missing or has several prompts."""
     one = table.occupation.notna() & ~table.occupation.duplicated(keep=False)
     return table.set_index(table.occupation.where(one, table.prompt).rename("row"))
 
 
 def _ticks(labels: Iterable[str]) -> list[str]:
-    """Labels that leave room for the picture."""
+    """Labels, shortened to 40 characters."""
     return [label if len(label) <= 40 else f"{label[:39]}…" for label in labels]
 
 
@@ -202,7 +203,7 @@ KINDS = ("convolution", "self-\nattention", "cross-\nattention", "feed-\nforward
 
 
 def _kind(name: str) -> str:
-    """Kind of layer that a U-Net weight belongs to."""
+    """The kind of layer of a U-Net weight."""
     for part, kind in ((".attn1.", 1), (".attn2.", 2), ("norm", 6), (".ff.", 3), ("time_emb", 5), ("proj_", 4)):
         if part in name:
             return KINDS[kind]
@@ -210,7 +211,7 @@ def _kind(name: str) -> str:
 
 
 def _block(name: str) -> str:
-    """'down 0', 'mid', 'up 2', 'input', 'output' or 'time' of a U-Net weight's name."""
+    """The block of a U-Net weight: 'down 0', 'mid', 'up 2', 'input', 'output' or 'time'."""
     first, second, *_ = name.split(".")
     if first in ("down_blocks", "up_blocks"):
         return f"{first.split('_')[0]} {second}"
@@ -222,7 +223,7 @@ def _block_order(block: str) -> tuple[int, str]:
 
 
 def _batch_loss(held: int, number: int, share: float, confidence: float) -> float:
-    """Class loss of a batch in which `held` of `number` images are surely class 1."""
+    """Class loss of a batch in which `held` of `number` images are clearly class 1."""
     probs = torch.where(torch.arange(number) < held, 0.95, 0.05)
     target, sure = rank_targets(probs, share)
     return classification_loss(torch.stack([1 - probs, probs], 1).log(), target, sure >= confidence).item()

@@ -1,4 +1,4 @@
-"""Figures of pictures: grids, rows, and pictures sorted by class."""
+"""Figures of images: grids, rows, and images sorted by class. Each function returns a closed matplotlib Figure."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ def picture_grid(
     titles: Sequence[str] | None = None,
     title: str = "",
 ) -> Figure:
-    """Pictures row by row: images [N, 3, H, W] in [-1, 1], or paths; `titles` stand above each."""
+    """A grid of images [N, 3, H, W] in [-1, 1], or paths, row by row; `titles` are shown above each."""
     pictures = _pixels(images)
     columns = min(columns, len(pictures))
     rows = -(-len(pictures) // columns)
@@ -47,8 +47,11 @@ def picture_rows(
     attribute: str = "gender",
     title: str = "",
 ) -> Figure:
-    """Labelled rows of pictures [N, 3, H, W], one noise a column; with `classes` (label -> the class of each picture,
-    None without a face) each is framed in its class's colour, and the row's counts stand at its end."""
+    """Labelled rows of images [N, 3, H, W], one noise per column.
+
+    With `classes` (label -> the class of each image, None without a face) each image has a frame in the colour of its
+    class, and the counts are shown at the end of the row.
+    """
     columns = max(len(images) for images in rows.values())
     width = 1.5 + 1.1 * columns + (0.9 if classes else 0)
     figure, axis = new_figure(width, 1.14 * len(rows) + (0.4 if title else 0))
@@ -76,11 +79,11 @@ def class_grid(
     columns: int = 8,
     title: str = "",
 ) -> Figure:
-    """The field's panel: pictures sorted by the class a judge gave, each framed in its class's colour, with the
-    class's letter and a bar as high as the judge's confidence.
+    """The field's panel: images sorted by the judge's class, each in a frame of the class's colour, with its letter and
+    a bar for the judge's confidence.
 
-    `folder` is the one that `look` was given: the paths in `records` are relative to it. Of more than `count`
-    pictures an even choice is shown.
+    `folder` is that of `judge_images`: the paths in `records` are relative to it. Of more than `count` images an even
+    choice is shown.
     """
     rows = -(-min(count, len(records)) // columns)
     figure, axis = new_figure(columns * 1.05, rows * 0.93 + 0.75)
@@ -101,8 +104,7 @@ def before_after(
     labels: tuple[str, str] = ("before", "after"),
     title: str = "",
 ) -> Figure:
-    """Two class grids side by side, each under a bar of all its shares, with n and bias; `folders` as in
-    `class_grid`."""
+    """Two class grids side by side, each below a bar of its shares, with n and bias; `folders` as in `class_grid`."""
     rows = -(-min(count, max(len(before), len(after))) // columns)
     figure = plt.figure(figsize=(columns * 1.8 + 0.4, rows * 0.8 + 1.75))
     plt.close(figure)
@@ -116,7 +118,7 @@ def before_after(
 
 
 def _pixels(images: torch.Tensor | Sequence[str | Path]) -> list[np.ndarray]:
-    """Pictures [H, W, 3] in [0, 1]."""
+    """Images [H, W, 3] in [0, 1]."""
     if len(images) == 0:
         raise UserError("there is no picture to show: generate some first")
     tensors = images if isinstance(images, torch.Tensor) else [load_image(path) for path in images]
@@ -147,7 +149,7 @@ def _draw_classes(axis, records: pd.DataFrame, attribute: str, folder: str | Pat
 
 
 def _framed(axis, picture: np.ndarray, x: float, y: float, name: str | None, attribute: str) -> str:
-    """A picture with its class's frame and letter (None: no face; "": nothing is known); gives the colour back."""
+    """Draw an image with the frame and letter of its class (None: no face; "": unknown); return the colour."""
     axis.imshow(picture, extent=(x, x + 1, y + 1, y), interpolation="lanczos")
     if name == "":
         return INK
@@ -171,7 +173,7 @@ def _class_legend(figure: Figure, records: pd.DataFrame, attribute: str) -> None
 
 
 def _share_bar(axis, records: pd.DataFrame, attribute: str, label: str) -> None:
-    """One bar of the shares of all faces, with n and the mean bias over prompts."""
+    """A bar with the shares of all faces, n, and the mean bias over prompts."""
     faces = records[records.face]
     left = 0.0
     for name, colour in COLOURS[attribute].items():

@@ -1,4 +1,8 @@
-"""Colours, fonts and how a figure is saved."""
+"""The look of every figure: colours, seaborn theme, and saving with a caption.
+
+Importing this module sets the theme for the plots of a notebook, too. Colour is never the only cue: classes also have
+letters, places or markers.
+"""
 
 from pathlib import Path
 
@@ -8,7 +12,7 @@ from matplotlib.figure import Figure
 
 from fairnb.files import write_atomically
 
-# The field's colours for gender; the order of a dict is the order in which classes are drawn.
+# The field's colours for gender. Classes are drawn in the order of these dicts.
 COLOURS = {
     "gender": {"male": "#2f6db3", "female": "#c8413b"},
     "skin_tone": {"light": "#e8c4a2", "medium": "#c28e5c", "brown": "#8a5a35", "dark": "#4a2f1f"},
@@ -17,7 +21,7 @@ COLOURS = {
 }
 NO_FACE = "#e3b505"
 INK, SOFT, PALE = "#2b2b2b", "#8a8a8a", "#e6e6e6"
-SERIES = ("#4d4d4d", "#1b7f5c", "#b5651d", "#6a4c93")  # before, after, control, anything else: apart in grey as well
+SERIES = ("#4d4d4d", "#1b7f5c", "#b5651d", "#6a4c93")  # before, after, control, other: distinct in grey, too
 
 
 sns.set_theme(
@@ -33,8 +37,8 @@ sns.set_theme(
 
 
 def save_figure(figure: Figure, folder: str | Path, name: str, caption: str) -> Figure:
-    """Write <folder>/figures/<name>.png and, for the report, its one-sentence caption <name>.txt; gives it back."""
-    plt.close(figure)  # a notebook would show an open one a second time
+    """Write <folder>/figures/<name>.png and its caption <name>.txt for the report; return the figure."""
+    plt.close(figure)  # a notebook would show an open figure twice
     place = Path(folder) / "figures"
     write_atomically(place / f"{name}.png", lambda path: figure.savefig(path, dpi=150, facecolor="white"))
     write_atomically(place / f"{name}.txt", lambda path: path.write_text(caption.strip() + "\n", encoding="utf-8"))
@@ -48,6 +52,6 @@ def new_figure(width: float, height: float, columns: int = 1, **options):
 
 
 def readable_on(colour: str) -> str:
-    """Black or white, whichever is read better on a colour."""
+    """Black or white, whichever is more readable on a colour."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 150 else "white"

@@ -1,4 +1,4 @@
-"""Things to move and choose in a notebook; each has a still figure that says the same where nobody can move it."""
+"""Sliders and menus for notebooks; each has a still figure for runs without a browser."""
 
 import io
 import os
@@ -22,7 +22,7 @@ STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def interactive() -> bool:
-    """Is there a notebook kernel, and somebody to move a slider? Runs without a browser set FAIRNB_HEADLESS to 1."""
+    """Whether this is a notebook kernel with a user; runs without a browser set FAIRNB_HEADLESS to 1."""
     return hasattr(get_ipython(), "kernel") and os.environ.get("FAIRNB_HEADLESS") != "1"
 
 
@@ -39,8 +39,10 @@ def strength_strip(
     attribute: str = "gender",
     title: str = "",
 ) -> Figure:
-    """One row of pictures for each strength of a patch from 0 (the original model) to 1 (debiased), one noise a
-    column; with a judge every face is framed by its class. The pipeline has its own weights again afterwards."""
+    """A row of images for each strength of a patch, from 0 (original) to 1 (debiased), one noise per column.
+
+    With a judge, faces are framed by class. Afterwards the pipeline has its own weights again.
+    """
     settings = {"images": images, "steps": steps, "guidance_scale": guidance_scale, "seed": seed}
     rows = {strength: _draw(pipe, adapter, prompt, strength, **settings) for strength in STRENGTHS}
     return _rows_figure(rows, judge, attribute, title or prompt)
@@ -58,7 +60,7 @@ def strength_slider(
     judge: Classifier | None = None,
     attribute: str = "gender",
 ) -> ipywidgets.VBox:
-    """A slider for the strength of a patch above the pictures it gives; drawn when first asked for, then kept."""
+    """A slider for the strength of a patch, above the images; each strength is generated once."""
     slider = ipywidgets.SelectionSlider(options=STRENGTHS, description="strength", continuous_update=False)
     picture = ipywidgets.Image(format="png")
     settings = {"images": images, "steps": steps, "guidance_scale": guidance_scale, "seed": seed}
@@ -77,7 +79,7 @@ def strength_slider(
 
 
 def picture_browser(records: pd.DataFrame, attribute: str, *, folder: str | Path) -> ipywidgets.VBox:
-    """A list of the prompts above the class grid of the one chosen; `folder` is the one that `look` was given."""
+    """A menu of prompts above the class grid of the chosen one; `folder` as in `class_grid`."""
     choice = ipywidgets.Dropdown(options=list(records.prompt.unique()), description="prompt")
     picture = ipywidgets.Image(format="png")
     drawn: dict[str, bytes] = {}

@@ -1,4 +1,10 @@
-"""Pieces of clothes, hats and tools, each a table of shapes for Pen.shapes."""
+"""Pieces of clothes, hats and tools, each a table of shapes for `Pen.shapes`, and the outfit made of them.
+
+Clothes are drawn around the middle of the neckline, hats and things behind around the middle of the head, tools around
+a hand beside the chest.
+"""
+
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -154,3 +160,21 @@ def books(*colours):
             ("box", "paper", 5.4 + i % 2, 15 - 5 * i, 7 + i % 2, 18 - 5 * i),
         )
     ]
+
+
+def scatter(kind, colours, spots, *rest):
+    """One shape at each of several spots, in alternating colours."""
+    return [(kind, colours[i % len(colours)], x, y, *rest) for i, (x, y) in enumerate(spots)]
+
+
+@dataclass
+class Outfit:
+    """The tables of shapes of one occupation, and the colours that "main" and "trim" may have."""
+
+    clothes: list
+    hat: list = field(default_factory=list)
+    tool: list | None = None
+    main: tuple = ("grey",)
+    trim: tuple = ("white",)
+    behind: list = field(default_factory=list)
+    colours: dict = field(default_factory=dict)

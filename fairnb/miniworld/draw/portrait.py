@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
-from fairnb.miniworld.draw import face, scenes, wardrobe
+from fairnb.miniworld.draw import face, hair, scenes, wardrobe
 from fairnb.miniworld.draw.pen import GRID, UNITS, Pen, glow, spot
 
 STYLES = ("photo", "drawing", "painting")
@@ -46,14 +46,14 @@ def portrait(occupation, gender, skin_tone, age, context, style, rng, size=64):
     build = scale * traits.shoulders
     body = Pen(img, x * 0.75 + 8, y + 18.2 * scale, build, colours=outfit.colours | {"skin": traits.skin})
     head.shapes(outfit.behind)
-    face.hair_back(head, traits, hair_rng)
+    hair.hair_back(head, traits, hair_rng)
     face.neck(head, traits)
     body.shapes(outfit.clothes)
     _fold_shadows(img, body, traits.side)
     face.skin(head, traits, bool(outfit.hat))
     face.features(head, traits)
-    face.hair_front(head, traits, hair_rng)
-    face.earrings(head, traits)
+    hair.hair_front(head, traits, hair_rng)
+    hair.earrings(head, traits)
     head.shapes(outfit.hat)
     if outfit.tool is not None:
         Pen(img, 32 + 23.5 * flip, 45, 1.0, pose_rng.normal(0, 0.05), flip, outfit.colours).shapes(outfit.tool)

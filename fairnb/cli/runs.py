@@ -1,0 +1,109 @@
+"""Commands about whole runs: notebooks, the report, experiments and their results, the spread over seeds."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fairnb.cli.options import ProfileOption, SetOption, load_model, parse_changes
+
+commands = typer.Typer()
+
+
+@commands.command()
+def run(
+    notebooks: Annotated[list[str] | None, typer.Argument(help="Numbers or names; none means 00-07.")] = None,
+    profile: ProfileOption = "mini",
+    change: SetOption = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for results instead of the profile's.")] = None,
+) -> None:
+    """Run notebooks headless, only those that are missing or out of date.
+
+    Example: fairnb run 02 03 --profile smoke --set measure.images=8
+    """
+    changes = parse_changes(change)
+    from fairnb.experiments.notebooks import run_notebooks
+
+    if not run_notebooks(notebooks, profile, changes, output):
+        raise typer.Exit(1)
+
+
+@commands.command()
+def report(profile: ProfileOption = "mini", change: SetOption = None) -> None:
+    """Write outputs/PROFILE/report.html from the results of the notebooks.
+
+    Example: fairnb report --profile mini
+    """
+    from fairnb.figures.page import write_report
+    from fairnb.profiles import load_profile
+
+    typer.echo(write_report(load_profile(profile, parse_changes(change))))
+
+
+@commands.command()
+def experiment(
+    names: Annotated[list[str] | None, typer.Argument(help="Of the profile's experiments; none means all.")] = None,
+    profile: ProfileOption = "mini",
+    change: SetOption = None,
+) -> None:
+    """Train and evaluate experiments of a profile: bias neurons, LoRA, prefix tokens, h-guidance.
+
+    A killed call resumes. Images, records and result.json lie in outputs/PROFILE/experiments/NAME; fairnb results
+    prints them.
+
+    Example: fairnb experiment exp-1 exp-2 --profile mini --set seed=1 --set name=mini-seed1
+    """
+    from fairnb.experiments.run import run_experiment
+    from fairnb.profiles import load_profile
+    from fairnb.prompts.sets import load_prompt_set
+    from fairnb.vision.classifiers import load_classifier
+    from fairnb.vision.perception import load_vision_models
+
+    settings = load_profile(profile, parse_changes(change))
+    chosen = names or list(settings.experiments)
+    for name in chosen:
+        settings.finetune_of(name)  # a wrong name ends the call before the first training
+    pipe = load_model(settings)
+    device = pipe.device
+    vision = load_vision_models(settings, device)
+    judge, prompts, originals = load_classifier(settings.judge, device), load_prompt_set(settings.prompts), {}
+    for name in chosen:
+        run_experiment(pipe, vision, judge, prompts, settings, name, originals)
+        typer.echo(f"{name}: {settings.folder / 'experiments' / name / 'result.json'}")
+
+
+@commands.command()
+def results(
+    places: Annotated[
+        list[Path], typer.Argument(help="Output folders of one profile, of several seeds, or files that --out wrote.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="Also write the results there (.json).")] = None,
+) -> None:
+    """Print the results of experiments, per kind of prompts and attribute: means and spread over the seeds.
+
+    Example: fairnb results outputs/mini outputs/mini-seed1 outputs/mini-seed2 --out experiments.json
+    """
+    from fairnb.experiments.results import read_results, results_table
+    from fairnb.files import write_json
+
+    found = read_results(places)
+    typer.echo(results_table(found).to_string(na_rep="", line_width=120))
+    if out:
+        typer.echo(write_json(out, found))
+
+
+@commands.command()
+def spread(
+    folders: Annotated[list[Path], typer.Argument(help="Output folders of the same profile with other seeds.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The file (.json); else spread.json in the first folder, for its report.")
+    ] = None,
+) -> None:
+    """Print the spread of the headline figures of several runs, and where a further run is expected.
+
+    Example: fairnb spread outputs/mini outputs/mini-seed1 outputs/mini-seed2
+    """
+    from fairnb.measure.spread import read_spread, write_spread
+
+    path = write_spread(folders, out or folders[0] / "spread.json")
+    typer.echo(f"{read_spread(path).round(3).to_string()}\n{path}")
