@@ -1,13 +1,16 @@
 import json
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
 
 from fairnb.errors import UserError
-from fairnb.experiments import notebooks
-from fairnb.experiments.notebooks import check_parameters, find_notebooks, is_current, run_notebooks
-from fairnb.files import read_json
+from fairnb.experiments import notebook_cache, notebooks
+from fairnb.experiments.notebook_cache import declared, is_current
+from fairnb.experiments.notebooks import check_parameters, find_notebooks, run_notebooks
+from fairnb.files import read_json, root
 from fairnb.profiles import load_profile
 
 START = 'import json, pathlib\nhere = pathlib.Path(profile["output"]) / "own"\n'
@@ -19,13 +22,13 @@ FAILS = (
 )
 
 
-def notebook(path: Path, code: str, parameters: str = 'profile = "mini"\noverrides = {}') -> Path:
+def notebook(path: Path, code: str, parameters: str = 'profile = "mini"\noverrides = {}', **declares) -> Path:
     book = nbformat.v4.new_notebook()
     first = nbformat.v4.new_code_cell(parameters)
     first.metadata["tags"] = ["parameters"]
     book.cells = [nbformat.v4.new_markdown_cell("# A claim"), first, nbformat.v4.new_code_cell(code)]
     book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    book.metadata["fairnb"] = {"minutes": {"own": 2}}
+    book.metadata["fairnb"] = {"minutes": {"own": 2}, **declares}
     path.parent.mkdir(exist_ok=True)
     nbformat.write(book, path)
     return path
@@ -33,10 +36,10 @@ def notebook(path: Path, code: str, parameters: str = 'profile = "mini"\noverrid
 
 @pytest.fixture
 def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository of two notebooks, the second reading what the first wrote, and a profile `own`."""
+    """A repository with two notebooks, the second of which needs what the first makes."""
     monkeypatch.setattr(notebooks, "root", lambda: tmp_path)
-    notebook(tmp_path / "notebooks" / "01_make.ipynb", MAKES)
-    notebook(tmp_path / "notebooks" / "02_read.ipynb", READS)
+    notebook(tmp_path / "notebooks" / "01_make.ipynb", MAKES, makes=["a.json"])
+    notebook(tmp_path / "notebooks" / "02_read.ipynb", READS, needs=["a.json"], makes=["b.json"])
     return tmp_path
 
 
@@ -82,17 +85,57 @@ def test_only_what_is_missing_or_changed_is_redone(repo: Path, profile: dict, ca
     (out / "notebooks" / "01_make.ipynb").rename(repo / "moved.ipynb")
     assert states() == [False, True]
     (repo / "moved.ipynb").rename(out / "notebooks" / "01_make.ipynb")
-    notebook(books[1], READS + "\n1 + 1")
+    about = {"needs": ["a.json"], "makes": ["b.json"]}
+    notebook(books[1], READS + "\n1 + 1", **about)
     assert states() == [True, False]
-    notebook(books[1], READS)
+    notebook(books[1], READS, **about)
     assert states() == [True, True]
     (repo / "words.json").write_text('{"changed": 1}')
     assert states() == [False, False]
     (repo / "words.json").write_text("{}")
     assert not is_current(books[0], load_profile(profile, {"seed": 3}))
-    (repo / "fairnb").mkdir()
-    (repo / "fairnb" / "new.py").write_text("")
-    assert states() == [False, False]
+    (out / "figure_of_another_notebook.png").write_text("")
+    assert states() == [True, True]
+
+
+def test_a_change_in_a_room_or_of_a_library_makes_notebooks_stale(repo: Path, profile: dict, monkeypatch) -> None:
+    path, settings = repo / "notebooks" / "01_make.ipynb", load_profile(profile)
+    package = repo / "package"
+    for name in ("__init__.py", "measure/metrics.py", "cli/app.py", "experiments/notebooks.py"):
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text("")
+    monkeypatch.setattr(notebook_cache, "fairnb", SimpleNamespace(__file__=str(package / "__init__.py")))
+    made = notebook_cache.made_from(path, settings)
+    for name in ("cli/app.py", "experiments/notebooks.py"):  # the runner has no effect on results
+        (package / name).write_text("changed = True")
+    assert notebook_cache.made_from(path, settings) == made
+    (package / "measure" / "metrics.py").write_text("changed = True")
+    assert notebook_cache.made_from(path, settings)["package"] != made["package"]
+    (package / "measure" / "metrics.py").write_text("")
+    monkeypatch.setattr(notebook_cache, "version", lambda name: "0.0")
+    assert notebook_cache.made_from(path, settings)["package"] != made["package"]
+
+
+def test_a_missing_input_is_named_before_a_kernel_starts(repo: Path, profile: dict) -> None:
+    with pytest.raises(UserError, match=r"a.json is missing: run notebook 01_make first"):
+        run_notebooks(["02"], profile)
+    assert not (repo / "out").exists()
+
+
+def test_what_the_notebooks_need_is_made_by_earlier_ones() -> None:
+    books = sorted((root() / "notebooks").glob("*.ipynb"))
+    made: list[str] = []
+    needs = 0
+    for path in books:
+        code = json.dumps([cell.source for cell in nbformat.read(path, as_version=4).cells])
+        for pattern in declared(path, "needs"):
+            needs += 1
+            assert pattern in made, f"{path.stem} needs {pattern}, which no earlier notebook makes"
+        for name in re.findall(r"require\([^)]*?\\\"(\d\d_[a-z_]+)\\\"\)", code):
+            assert name in [book.stem for book in books]
+        assert declared(path, "makes"), f"{path.stem} makes nothing"
+        made += declared(path, "makes")
+    assert needs >= 10
 
 
 def test_overrides_reach_the_notebook(repo: Path, profile: dict, tmp_path: Path) -> None:
