@@ -1,10 +1,15 @@
 """The notebooks: their form (fast), and all of them run headless with the smallest counts (slow)."""
 
+import ast
+import builtins
+import importlib
 import os
+import pkgutil
 import re
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import nbformat
@@ -25,6 +30,26 @@ by_name = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 def cells(path: Path, kind: str) -> list:
     return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == kind]
+
+
+def stubs(code: list) -> list:
+    """The cells in which an exercise is solved and tested."""
+    return [cell for cell in code if 'not yet"' in cell.source]
+
+
+def names(source: str) -> tuple[set[str], set[str]]:
+    """The names that Python source binds, and those that it reads."""
+    stored, loaded = set(), set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Name):
+            (loaded if isinstance(node.ctx, ast.Load) else stored).add(node.id)
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            stored.add(node.name)
+        elif isinstance(node, ast.arg):
+            stored.add(node.arg)
+        elif isinstance(node, ast.alias):
+            stored.add((node.asname or node.name).split(".")[0])
+    return stored, loaded
 
 
 @by_name
@@ -54,11 +79,37 @@ def test_cells_are_short_and_announced(path):
 
 
 @by_name
-def test_says_what_it_claims_and_where_it_ends(path):
-    markdown = [cell.source for cell in cells(path, "markdown")]
-    assert markdown[0].startswith("# ")
-    assert "laim" in markdown[0]
-    assert any("limits" in text.lower() for text in markdown[1:])
+def test_states_claim_objectives_and_limits(path):
+    first, *rest = [cell.source for cell in cells(path, "markdown")]
+    assert first.startswith(f"# {path.stem[:2]} · ")
+    assert re.search(r"^\*\*Claim: [^*]*(\*\w+\*[^*]*)*\.\*\*", first, re.M)
+    assert re.search(r"^After this notebook you can\n(- .+,\n){2,}- .+\.$", first, re.M)
+    assert any(re.search(r"^## Limits$", text, re.M) for text in rest)
+
+
+@by_name
+def test_exercises_have_a_stub_and_a_solution(path):
+    everything = nbformat.read(path, as_version=4).cells
+    tested = [before for before, cell in pairwise(everything) if stubs([cell])]
+    assert tested and all(re.search(r"^### (Exercise \d|[A-Z]) .*●", before.source, re.M) for before in tested)
+    text = "\n".join(cell.source for cell in cells(path, "markdown"))
+    assert len(tested) == len(stubs(everything)) <= text.count("<summary>Solution</summary>")
+
+
+@by_name
+def test_markdown_names_only_what_exists(path):
+    text = "\n".join(cell.source for cell in cells(path, "markdown"))
+    for name in re.findall(r"`(fairnb(?:\.\w+)+)`", text):
+        pkgutil.resolve_name(name)
+    for file in re.findall(r"\b(?:fairnb|data|notebooks)/[\w/.]+\.\w+", text):
+        assert (root() / file).is_file(), file
+    defined = set(dir(builtins)).union(*(names(cell.source)[0] for cell in cells(path, "code")))
+    for solution in re.findall(r"```python\n(.*?)```", text, re.S):
+        stored, loaded = names(solution)
+        assert loaded <= defined | stored
+        for node in ast.walk(ast.parse(solution)):
+            if isinstance(node, ast.ImportFrom):
+                assert all(hasattr(importlib.import_module(node.module), alias.name) for alias in node.names)
 
 
 @by_name
@@ -100,6 +151,8 @@ def test_runs_headless(path, place):
     ended = run(path, place / "outputs", place)
     assert ended.returncode == 0, ended.stderr[-3000:]
     assert not errors(place / path.name)
+    for cell in stubs(cells(place / path.name, "code")):
+        assert "not yet" in "".join(output.get("text", "") for output in cell.outputs)
     (place / "ran").touch()
 
 
