@@ -6,7 +6,7 @@ BIN     := .venv/bin
 READY   := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce notebook lab test lint bench mini-sd quality full-size seeds experiments ship check clean
+.PHONY: help env reproduce notebook lab test lint bench mini-sd quality full-size seeds experiments results ship check clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -66,12 +66,16 @@ experiments: $(READY) ## every method's experiments, three seeds each, and their
 	done
 	$(BIN)/fairnb results outputs/mini outputs/mini-seed1 outputs/mini-seed2 --out outputs/mini/experiments.json
 
+results: $(READY) ## write data/mini-sd/RESULTS.md from the shipped results
+	$(BIN)/fairnb results data/mini-sd --out data/mini-sd/RESULTS.md
+
 ship: $(READY) ## take the patch, figure, spread and experiments of outputs/mini into the repository
 	cp outputs/mini/finetune/neurons/patch.safetensors data/mini-sd/patches/gender.safetensors
 	cp outputs/mini/spread.json data/mini-sd/spread.json
 	cp outputs/mini/experiments.json data/mini-sd/experiments.json
 	$(BIN)/python -c "from PIL import Image; im = Image.open('outputs/mini/figures/before_after.png').convert('RGB'); \
 	  im.thumbnail((1200, 1200)); im.quantize(128).save('notebooks/before_after.png', optimize=True)"
+	$(MAKE) results
 
 check: $(READY) ## is every package there and working?
 	$(BIN)/fairnb check

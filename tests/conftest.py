@@ -11,6 +11,9 @@ from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusio
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from fairnb.diffusion.pipeline import load_pipeline
+from fairnb.profiles import load_profile
+from fairnb.vision.classifiers import Classifier, load_classifier
+from fairnb.vision.perception import VisionModels, load_vision_models
 
 MINI = Path(__file__).parents[1] / "data" / "mini-sd"
 WORDS = """
@@ -92,24 +95,44 @@ def build_tiny(folder: Path, width: int = 32, prediction: str = "epsilon", **une
 def tiny_pipe(tiny_base: StableDiffusionPipeline) -> Callable[..., StableDiffusionPipeline]:
     """`tiny_pipe(dtype=torch.float32)` gives a fresh copy: 8x8 latents, 32x32 images, on the CPU."""
 
-    def fresh(dtype: torch.dtype = torch.float32) -> StableDiffusionPipeline:
-        parts = {
-            name: copy.deepcopy(part) if isinstance(part, torch.nn.Module) else part
-            for name, part in tiny_base.components.items()
-        }
-        pipe = StableDiffusionPipeline(**parts, requires_safety_checker=False)
-        pipe.set_progress_bar_config(disable=True)
-        return pipe.to(dtype)
-
-    return fresh
+    return lambda dtype=torch.float32: _copy(tiny_base).to(dtype)
 
 
-@pytest.fixture
-def mini() -> StableDiffusionPipeline:
-    """The shipped mini-sd on the CPU."""
+def _copy(base: StableDiffusionPipeline) -> StableDiffusionPipeline:
+    """A pipeline with copies of the models, so that a test may change them."""
+    parts = {
+        name: copy.deepcopy(part) if isinstance(part, torch.nn.Module) else part
+        for name, part in base.components.items()
+    }
+    pipe = StableDiffusionPipeline(**parts, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="session")
+def mini_base() -> StableDiffusionPipeline:
+    """The shipped mini-sd, loaded once; tests take the copy `mini`."""
     if not (MINI / "model_index.json").is_file():
         pytest.skip("data/mini-sd is not built yet (make mini-sd)")
     return load_pipeline(MINI, device="cpu")
+
+
+@pytest.fixture
+def mini(mini_base: StableDiffusionPipeline) -> StableDiffusionPipeline:
+    """A copy of the shipped mini-sd on the CPU."""
+    return _copy(mini_base)
+
+
+@pytest.fixture(scope="session")
+def vision() -> VisionModels:
+    """The vision models of the profile smoke, loaded once."""
+    return load_vision_models(load_profile("smoke"), "cpu")
+
+
+@pytest.fixture(scope="session")
+def judge() -> Classifier:
+    """The judge of the profile smoke, loaded once."""
+    return load_classifier(load_profile("smoke").judge)
 
 
 def _tokenizer(folder: Path) -> CLIPTokenizer:

@@ -77,19 +77,23 @@ def results(
     places: Annotated[
         list[Path], typer.Argument(help="Output folders of one profile, of several seeds, or files that --out wrote.")
     ],
-    out: Annotated[Path | None, typer.Option(help="Also write the results there (.json).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the results (.json), or a model's page (.md).")] = None,
 ) -> None:
     """Print the results of experiments, per kind of prompts and attribute: means and spread over the seeds.
 
-    Example: fairnb results outputs/mini outputs/mini-seed1 outputs/mini-seed2 --out experiments.json
+    \b
+    Examples:
+      fairnb results outputs/mini outputs/mini-seed1 outputs/mini-seed2 --out experiments.json
+      fairnb results data/mini-sd --out data/mini-sd/RESULTS.md
     """
     from fairnb.experiments.results import read_results, results_table
+    from fairnb.experiments.results_page import write_results_page
     from fairnb.files import write_json
 
     found = read_results(places)
     typer.echo(results_table(found).to_string(na_rep="", line_width=120))
     if out:
-        typer.echo(write_json(out, found))
+        typer.echo(write_results_page(places[0], out) if out.suffix == ".md" else write_json(out, found))
 
 
 @commands.command()

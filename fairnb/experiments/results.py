@@ -11,7 +11,7 @@ from fairnb.files import read_json
 
 
 def read_results(places: Sequence[str | Path]) -> list[dict]:
-    """Read results from output folders of one profile, and from files of `fairnb results --out`.
+    """Read results from output folders of one profile, model folders, and files of `fairnb results --out`.
 
     Of two results of the same experiment and seed the one of the later place counts. `UserError` names a place without
     results.
@@ -19,6 +19,7 @@ def read_results(places: Sequence[str | Path]) -> list[dict]:
     found = {}
     for place in map(Path, places):
         paths = sorted(place.glob("experiments/*/result.json"))
+        place = place / "experiments.json" if (place / "model_index.json").is_file() else place
         results = read_json(place) if place.is_file() else [read_json(path) for path in paths]
         if not results:
             raise UserError(f"{place} holds no experiment: run fairnb experiment first")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import ResNetConfig, ResNetForImageClassification
 
-from fairnb.cli import app, check
+from fairnb.cli import app, check, images, options
 from fairnb.errors import UserError
 from fairnb.vision.classifiers import Classifier
 
@@ -22,10 +22,10 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 def test_values_are_yaml() -> None:
     changes = ["finetune.updates=10", "evaluate.seeds=[0, 1]", "device=cuda", "revision=null", "a=b=c"]
     values = {"finetune.updates": 10, "evaluate.seeds": [0, 1], "device": "cuda", "revision": None, "a": "b=c"}
-    assert app.parse_changes(changes) == values
+    assert options.parse_changes(changes) == values
     for bad, says in [("updates", "not key=value"), ("=3", "not key=value"), ("a=[", "not YAML")]:
         with pytest.raises(UserError, match=says) as caught:
-            app.parse_changes([bad])
+            options.parse_changes([bad])
         assert "\n" not in str(caught.value)
 
 
@@ -73,9 +73,9 @@ def test_a_failed_run_is_exit_code_1(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_table_names_the_floor_and_says_when_there_is_nobody() -> None:
     rows = {"prompt_id": 0, "prompt": "p", "occupation": "o", "split": "test", "gender": ["male"] * 3 + ["female"]}
-    text = app.table_of(pd.DataFrame(rows | {"face": [True] * 4}), "gender")
+    text = images.table_of(pd.DataFrame(rows | {"face": [True] * 4}), "gender")
     assert "mean bias 0.500" in text and "fair generator" in text
-    assert "undefined" in app.table_of(pd.DataFrame(rows | {"face": [False] * 4}), "gender")
+    assert "undefined" in images.table_of(pd.DataFrame(rows | {"face": [False] * 4}), "gender")
 
 
 def test_generate_then_measure(

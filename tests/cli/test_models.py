@@ -81,7 +81,7 @@ def test_a_prompt_too_long_is_said_and_a_finished_audit_is_kept(audits, capsys):
     before = {path: path.stat().st_mtime_ns for path in folder.glob("images/*/*.png")}
     common = ["--prompts", folder.parent / "prompts.txt", "--attributes", "gender", "--images", 3, *SMALL]
     assert call("audit", MINI, *common, "--out", folder) == 0
-    assert "too long: a photo of a very old chef" in capsys.readouterr().err
+    assert "too long, the text encoder ignores its end: a photo of a very old chef" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in folder.glob("images/*/*.png")} == before
 
 
@@ -194,7 +194,7 @@ def test_a_guidance_from_folders_draws_shows_and_is_no_model(tmp_path, capsys):
     assert (tmp_path / "plain" / name).read_bytes() != (tmp_path / "guided" / name).read_bytes()
     capsys.readouterr()
     for arguments, message in (
-        (["apply", out, "--to", MINI, "--out", tmp_path / "model"], "no model holds it"),
+        (["apply", out, "--to", MINI, "--out", tmp_path / "model"], "cannot be merged"),
         (
             ["guide", MINI, "--folder", "dark", "--out", out, *SMALL],
             "--folder dark names no folder: write it as",

@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from fairnb.adapters.bias_neurons import BiasNeurons
 from fairnb.figures import widgets
 from fairnb.measure.images import image_path, save_image
-from fairnb.vision.faces import Faces
 
 HOW = {"images": 2, "steps": 2, "guidance_scale": 3.0, "seed": 0}
 
@@ -63,21 +62,6 @@ def test_a_kernel_counts_unless_headless(monkeypatch: pytest.MonkeyPatch, headle
     monkeypatch.setattr(widgets, "get_ipython", Shell)
     monkeypatch.setenv("FAIRNB_HEADLESS", headless)
     assert widgets.interactive() is expected
-
-
-def test_perceived_is_none_without_a_face(monkeypatch: pytest.MonkeyPatch):
-    found = np.array([True, False, True])
-    boxes = np.where(found[:, None], np.array([[1, 1, 7, 7]], np.float32), np.nan)
-    monkeypatch.setattr(
-        widgets, "find_faces", lambda detector, images: Faces(found, boxes, found.astype(np.float32), found)
-    )
-    images = torch.stack([torch.full((3, 8, 8), value) for value in (0.5, 0.5, -0.5)])
-    assert widgets.perceived_classes(images, None, Judge(), "gender") == ["male", None, "female"]
-
-
-def test_perceived_survives_pictures_without_any_face():
-    detector = widgets.load_detector("cpu")
-    assert widgets.perceived_classes(torch.zeros(2, 3, 64, 64), detector, Judge(), "gender") == [None, None]
 
 
 def test_strip_shows_every_strength_and_puts_the_weights_back(patched: tuple, drawings: list[float]):

@@ -78,7 +78,7 @@ def test_mtcnn_finds_the_people_and_nothing_in_things(record_property):
     hits = found(net, pictures)
     for tone in face.TONES:
         rate = hits[[who[1] == tone for who in classes]].mean()
-        record_property(f"found {tone}", rate)
+        record_property(f"found {tone}", float(rate))
         print(f"found {tone}: {rate:.3f}")
         assert rate >= 0.9
     assert hits.mean() >= 0.95

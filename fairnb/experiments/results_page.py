@@ -1,0 +1,135 @@
+"""RESULTS.md of a model: every table written from the results that come with it."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from fairnb.experiments.results import read_results, results_table
+from fairnb.files import read_json, write_atomically
+from fairnb.measure.spread import read_spread
+
+# Bias after / before that FFD reports for Stable Diffusion 1.5 (Shen et al., ICLR 2024, Tables 1, 5 and 6), by
+# experiment, kind of prompts and attribute. Its places are sports.
+FFD = {
+    ("exp-1", "occupations", "gender"): 0.34,
+    ("exp-3", "occupations", "gender+skin_tone"): 0.29,
+    ("exp-5", "occupations", "gender"): 0.34,
+    ("exp-5", "styled occupations", "gender"): 0.76,
+    ("exp-5", "descriptors", "gender"): 0.49,
+    ("exp-5", "places", "gender"): 0.66,
+    ("exp-6", "occupations", "skin_tone"): 0.29,
+}
+MAIN = {
+    "bias_before": "bias of the original",
+    "bias_after": "bias with bias neurons",
+    "bias_random_control": "bias with as many random weights of the same tensors",
+    "bias_neurons_minus_random": "difference of the two",
+    "floor": "score of a perfectly fair model",
+    "explicit_obeyed": "named class obeyed",
+    "occupation_right": "occupation right",
+    "faces_found": "face found",
+    "confident_before": "judge sure, before",
+    "confident_after": "judge sure, after",
+}
+PAGE = """# Results on {model}
+
+Written by `fairnb results {place} --out {place}/RESULTS.md` from the files beside this page. All values
+are those of the judge, which took no part in any training, on held-out occupations that no training used; before and
+after start from the same noise. Gender, skin tone and age are perceived appearance as a classifier sees it; the judge's
+accuracy on drawn portraits is {accuracy}.
+
+## Bias neurons for {attribute}
+
+{trainings} trainings that differ only in the seed ({images} images of {occupations} occupations each;
+`make seeds`). A further one is expected between low and high (95 %).
+
+{main}
+
+The shipped patch is that of seed {seed}: its bias after is {shipped}.
+
+## Every method
+
+Experiments of the profile mini (`make experiments`), means over the seeds. `before` and `after` are bias, `sd` its
+standard deviation over seeds, `ratio` is after / before, `FFD` the ratio that FFD reports for Stable Diffusion 1.5.
+`trained` is the bias on the prompts of the training. `obeyed` is the share of images that show the class their prompt
+names, `sure` the share of faces that the judge is sure of, `faces` the share of images with a face. `clip_i` is the
+similarity to the original images, `drift` the change of images without people, `minutes` those of the training on one
+CPU thread.
+
+{methods}
+
+## What the experiments are
+
+{experiments}
+"""
+
+
+def write_results_page(place: str | Path, path: str | Path) -> Path:
+    """Write the page from spread.json, experiments.json and judge/accuracy.json of the model folder `place`."""
+    place = Path(place)
+    results = read_results([place])
+    text = results_page(place, results)
+    return write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def results_page(place: Path, results: list[dict]) -> str:
+    """The page as Markdown."""
+    spread, runs = read_spread(place / "spread.json"), read_json(place / "spread.json")
+    attribute = runs["settings"]["attribute"]
+    own = spread[spread.index.str.startswith(f"{attribute}.")].rename(lambda name: name.partition(".")[2])
+    main = own.loc[[name for name in MAIN if name in own.index], ["mean", "least", "most", "low", "high"]]
+    accuracy = read_json(place / "judge" / "accuracy.json")["accuracy"]
+    return PAGE.format(
+        model=place.resolve().name,
+        place=f"data/{place.resolve().name}",
+        accuracy=", ".join(f"{value:.3f} ({name.replace('_', ' ')})" for name, value in accuracy.items()),
+        attribute=attribute,
+        trainings=len(runs["seeds"]),
+        images=int(own.loc["n_images", "mean"]),
+        occupations=int(own.loc["n_occupations", "mean"]),
+        seed=runs["seeds"][0],
+        shipped=f"{runs['figures'][f'{attribute}.bias_after'][0]:.2f}",
+        main=_markdown(main.rename(index=MAIN).rename_axis("").reset_index()),
+        methods=_markdown(_methods(results)),
+        experiments=_markdown(_experiments(results)),
+    )
+
+
+def _methods(results: list[dict]) -> pd.DataFrame:
+    table = results_table(results)
+    columns = ["seeds", "before", "after", "sd", "ratio", "trained after", "obeyed", "sure", "faces", "clip_i", "drift"]
+    shown = table[[*columns, "minutes"]].copy()
+    shown.insert(5, "FFD", pd.Series(FFD).reindex(shown.index))
+    return shown.reset_index()
+
+
+def _experiments(results: list[dict]) -> pd.DataFrame:
+    """Adapter, target and training of each experiment, from the settings stored with its result."""
+    rows = {}
+    for result in results:
+        about = result["provenance"]["parameters"]["experiments"][result["experiment"]]
+        parts = f" of {' and '.join(about['parts'])}, rank {about['rank']}" if about["adapter"] == "lora" else ""
+        objective = "alignment" if about["contrast"] is None else f"triplets, {about['contrast']['loss']}"
+        if about["adapter"] in ("h_guidance", "words"):
+            objective = about["h_guidance"]["mode"] if about["adapter"] == "h_guidance" else "none"
+        changes = ", ".join(f"{key} {value}" for key, value in about["finetune"].items())
+        rows[result["experiment"]] = {
+            "experiment": result["experiment"],
+            "adapter": about["adapter"].replace("_", "-") + parts,
+            "objective": objective,
+            "target": "; ".join(f"{name} {' / '.join(map(str, each))}" for name, each in about["shares"].items()),
+            "differs from the profile in": changes,
+        }
+    return pd.DataFrame(rows.values())
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    """A Markdown table; numbers with up to three decimals, nothing for a missing value."""
+
+    def cell(value: object) -> str:
+        if isinstance(value, float):
+            return "" if value != value else f"{value:.3f}".rstrip("0").rstrip(".")
+        return str(value)
+
+    lines = [list(table.columns), ["---"] * table.shape[1], *table.itertuples(index=False)]
+    return "\n".join("| " + " | ".join(map(cell, line)) + " |" for line in lines)

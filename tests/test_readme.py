@@ -1,0 +1,90 @@
+"""README and RESULTS.md say what the shipped files say, and name only what exists."""
+
+import json
+import re
+import shlex
+
+import nbformat
+import pytest
+import typer
+
+from fairnb.cli.app import app
+from fairnb.experiments.results import read_results
+from fairnb.experiments.results_page import results_page
+from fairnb.files import root
+
+README = (root() / "README.md").read_text(encoding="utf-8")
+MINI = root() / "data" / "mini-sd"
+
+
+def short(value: float) -> str:
+    return f"{value:.2f}".removeprefix("0")
+
+
+def test_the_results_page_is_written_from_the_shipped_results():
+    assert (MINI / "RESULTS.md").read_text(encoding="utf-8") == results_page(MINI, read_results([MINI]))
+
+
+def test_the_headline_is_that_of_the_shipped_spread():
+    figures = json.loads((MINI / "spread.json").read_text())["figures"]
+    before, after, control, floor = (
+        figures[f"gender.{name}"] for name in ("bias_before", "bias_after", "bias_random_control", "floor")
+    )
+
+    def span(values: list[float]) -> str:
+        return f"({short(min(values))} to {short(max(values))})"
+
+    def mean(values: list[float]) -> str:
+        return short(sum(values) / len(values))
+
+    row = f"| gender bias | {mean(before)} | **{mean(after)}** {span(after)} | {mean(control)} {span(control)} |"
+    assert f"{row} {mean(floor)} |\n" in README
+    assert "Five trainings" in README and len(after) == 5
+    assert after[0] == min(after) and "seed 0, the luckiest" in README
+    assert "eight held-out occupations" in README and figures["gender.n_occupations"][0] == 8
+
+
+def test_the_course_table_names_every_notebook_with_its_minutes():
+    rows = re.findall(r"^\| (\w\d) [^|]+\|[^|]+\| ([\d.]+) \|$", README, re.MULTILINE)
+    books = {path.stem[:2]: path for path in (root() / "notebooks").glob("*.ipynb")}
+    measured = {
+        name: nbformat.read(path, as_version=4).metadata["fairnb"]["minutes"]["mini"] for name, path in books.items()
+    }
+    assert {name: float(minutes) for name, minutes in rows} == measured
+
+
+def test_results_stand_in_no_other_place_of_the_readme():
+    rest = README.replace(README[README.index("## The result on") : README.index("## The package")], "")
+    assert not re.findall(r"(?<![\w.])\d?\.\d+", rest.replace("3.11", "")), "a number that no file is tied to"
+
+
+def test_the_readme_is_short_and_opens_with_the_two_commands():
+    assert len(README.splitlines()) <= 150
+    assert re.search(r"```bash\n(.*?)```", README, re.DOTALL).group(1).split()[::7][0] == "make"
+    first = re.search(r"```bash\n(.*?)```", README, re.DOTALL).group(1).splitlines()
+    assert [line.split("#")[0].strip() for line in first] == ["make reproduce", "make test"]
+
+
+def commands() -> list[str]:
+    blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    lines = [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in [*lines, *re.findall(r"`(fairnb [^`]+)`", README)] if line.startswith("fairnb")]
+
+
+@pytest.mark.parametrize("line", commands())
+def test_every_command_of_the_readme_parses(line):
+    group = typer.main.get_command(app)
+    name, *arguments = shlex.split(line)[1:]
+    command = group.get_command(None, name)
+    assert command, f"there is no command {name}"
+    if arguments:
+        command.make_context(name, arguments)
+
+
+def test_every_target_and_file_of_the_readme_exists():
+    targets = re.findall(r"^([a-z-]+):", (root() / "Makefile").read_text(), re.MULTILINE)
+    assert set(re.findall(r"make ([a-z-]+)", README)) <= set(targets)
+    for name in re.findall(r"\]\(([^)]+)\)", README) + re.findall(r"-f (notebooks/\S+)", README):
+        assert (root() / name).is_file(), name
+    for room in re.findall(r"^\| `(\w+)/`", README, re.MULTILINE):
+        assert (root() / "fairnb" / room).is_dir()
