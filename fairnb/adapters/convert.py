@@ -1,15 +1,14 @@
-"""Any adapter's file, ours or another's: `load_adapter` tells them apart; `convert` reads what FFD released.
+"""Convert FFD's published checkpoints (Shen et al., ICLR 2024) to safetensors files that `load_adapter` reads.
 
-FFD (Shen et al., ICLR 2024) released PyTorch files, not safetensors; they are read with `weights_only`:
+They are PyTorch files, read with `weights_only`:
 
 - `text_encoder_lora_EMA.pth`: `text_model.encoder.layers.0.self_attn.q_proj.lora_linear_layer.down.weight` [rank, in]
-  and `.up.weight` [out, rank], also of the MLPs, as diffusers named them in 2023;
-- `unet_lora_EMA.pth`: `<attention>.processor.to_q_lora.down.weight`, the same for k, v and out;
-- `prefix_embedding_EMA.pth`: `token_embedding.weight` [1 + tokens, D], whose first row is not used.
+  and `.up.weight` [out, rank], also for the MLPs, with diffusers' names of 2023;
+- `unet_lora_EMA.pth`: `<attention>.processor.to_q_lora.down.weight`, likewise for k, v and out;
+- `prefix_embedding_EMA.pth`: `token_embedding.weight` [1 + tokens, D], whose first row is unused.
 
-Their LoRA has no alpha: strength 1 is what was trained. It was trained with prompts that are not padded to the text
-encoder's length, which no diffusers pipeline leaves out; so a converted file acts a little otherwise than in FFD's own
-scripts.
+Their LoRA has no alpha: strength 1 is what was trained. FFD trained with prompts that are not padded to the text
+encoder's length; diffusers pipelines always pad, so a converted file acts slightly differently than in FFD's scripts.
 """
 
 import re
@@ -29,10 +28,10 @@ FACTORS = {"down": "lora_A", "up": "lora_B"}
 
 
 def convert(paths: Sequence[str | Path], out: str | Path) -> Path:
-    """Turn FFD's released files into one safetensors file that `load_adapter` and plain diffusers read.
+    """Convert FFD's checkpoints to one safetensors file that `load_adapter` and plain diffusers read.
 
-    LoRA of text encoder and U-Net, given together, become one file. `UserError` when a file is missing, cannot be read
-    safely, or is in no layout of FFD's.
+    LoRAs of text encoder and U-Net, given together, become one file. `UserError` if a file is missing, cannot be read
+    safely, or has another layout.
     """
     tensors: dict[str, torch.Tensor] = {}
     for path in paths:

@@ -1,4 +1,4 @@
-"""Load any adapter's file, ours or diffusers'."""
+"""Load the file of any adapter."""
 
 from pathlib import Path
 
@@ -17,13 +17,12 @@ PICKLED = (".pth", ".pt", ".bin", ".ckpt")
 
 
 def load_adapter(path: str | Path, pipe: StableDiffusionPipeline) -> Adapter | HGuidance:
-    """The adapter of a safetensors file: bias neurons, prefix tokens or LoRA, ours or diffusers', or guidance. Nothing
-    is applied.
+    """Load a safetensors file of bias neurons, h-guidance, LoRA or prefix tokens (also diffusers' files), not applied.
 
-    `UserError` when the file is damaged, none of them, or made for another model.
+    `UserError` if the file is damaged, none of these, or made for another model.
     """
     if Path(path).suffix in PICKLED:
-        raise UserError(f"{path} is no .safetensors file: turn FFD's released files into one with fairnb convert")
+        raise UserError(f"{path} is no .safetensors file: convert FFD's checkpoints with fairnb convert")
     tensors, header, _ = read_weights(path)
     if header.get("kind") == KIND:
         return load_patch(path, pipe)

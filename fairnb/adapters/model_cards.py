@@ -1,4 +1,4 @@
-"""What a patch says about itself: the lines of `fairnb show`, and the model card of a patch folder."""
+"""Descriptions of adapters: the lines of `fairnb show`, and the model card of a patch folder."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ tags: [stable-diffusion, bias, fairnb]
 
 # A patch of bias neurons for {base}
 
-`patch.safetensors` changes {count:,} weights of the U-Net in {tensors} tensors{when}, so that people in its pictures
+`patch.safetensors` changes {count:,} weights of the U-Net in {tensors} tensors{when}, so that people in its images
 are perceived as {target}.
 
 - **Base model**: {base}, revision {revision}; U-Net fingerprint `{fingerprint}`. Another base is refused.
@@ -43,7 +43,7 @@ fairnb generate "a photo of a doctor" --out doctors --model {base} --patch patch
 
 
 def describe(path: str | Path) -> str:
-    """The lines of `fairnb show`, for any adapter's file."""
+    """Describe any adapter's file, for `fairnb show`."""
     if Path(path).is_file() and (other := _lora_or_prefix(path) or _guidance(path)):
         return other
     header = read_header(path)
@@ -61,7 +61,7 @@ def describe(path: str | Path) -> str:
 
 
 def _lora_or_prefix(path: str | Path) -> str | None:
-    """The lines of a LoRA or of prefix tokens; None for any other file."""
+    """Describe a LoRA or prefix tokens; None for any other file."""
     tensors, about, record = read_weights(path)
     ranks = [len(tensor) for name, tensor in tensors.items() if name.endswith(".lora_A.weight")]
     if about.get("kind") == KIND or not (ranks or len(tensors) == 1):
@@ -76,7 +76,7 @@ def _lora_or_prefix(path: str | Path) -> str | None:
 
 
 def _guidance(path: str | Path) -> str | None:
-    """The lines of a guidance; None for any other file."""
+    """Describe h-guidance; None for any other file."""
     if read_weights(path)[1].get("kind") != GUIDANCE:
         return None
     guidance = load_h_guidance(path, "cpu")
@@ -92,7 +92,7 @@ def _guidance(path: str | Path) -> str | None:
 
 
 def write_card(folder: str | Path, *, base: str, revision: str | None, figures: str) -> Path:
-    """Write README.md beside a folder's patch.safetensors, from what the patch says and the `figures` (Markdown)."""
+    """Write README.md for a folder's patch.safetensors, from its header and the `figures` (Markdown)."""
     header = read_header(Path(folder) / "patch.safetensors")
     record, settings = header.record, header.record.get("settings", {})
     text = CARD.format(
@@ -103,9 +103,9 @@ def write_card(folder: str | Path, *, base: str, revision: str | None, figures: 
         tensors=len(header.neurons),
         when="" if not header.acts_from else f", {_when(header.acts_from)}",
         target="; ".join(f"{name} {_short(shares)}" for name, shares in record.get("target", {}).items()),
-        prompts=", ".join(record.get("train", [])) or "prompts that the patch does not name",
-        guide=record.get("guide", "not named"),
-        judge=record.get("judge", "not named"),
+        prompts=", ".join(record.get("train", [])) or "prompts that are not recorded",
+        guide=record.get("guide", "not recorded"),
+        judge=record.get("judge", "not recorded"),
         updates=record.get("updates"),
         images=settings.get("images"),
         seed=record.get("seed"),

@@ -1,4 +1,9 @@
-"""DOC"""
+"""Carry a loss on sampled images back to the weights: full, last k steps, or adjusted.
+
+*Full* differentiates the whole denoising chain, *last* only its last k steps (Bias Neurons, as published). *Adjusted*
+is the adjusted direct fine-tuning of FFD (Shen et al., ICLR 2024): the latents that enter the U-Net are held fixed, so
+the loss reaches each noise prediction only through the sampler, which is linear in it.
+"""
 
 from dataclasses import dataclass
 
@@ -11,9 +16,9 @@ from fairnb.errors import UserError
 
 @dataclass
 class Trajectory:
-    """What a sampling run leaves behind for `adjusted_backward`; N images of one prompt, S steps asked for.
+    """The record of a sampling run for `adjusted_backward`: N images of one prompt.
 
-    `timesteps` [T] (T = S, or a little more for schedulers such as PNDM); `latents` and `predictions`: T tensors
+    `timesteps` [T] (T = `steps`, or a little more for schedulers such as PNDM); `latents` and `predictions`: T tensors
     [N,4,h,w], the latents before each step and the guided prediction made from them; `final` [N,4,h,w];
     `prompt_embeds` [2,L,D], empty prompt first, or [1,L,D] where guidance is off.
     """
@@ -35,9 +40,9 @@ def sample_with_gradient(
     guidance_scale: float,
     last: int | None = None,
 ) -> torch.Tensor:
-    """Like `sample`, with the autograd graph of the full chain, or of its `last` steps only.
+    """Like `sample`, with the autograd graph of the full chain or of its `last` steps.
 
-    Memory grows with the number of steps in the graph. `UserError` when `last` is not within 1 and `steps`.
+    Memory grows with the number of steps in the graph. `UserError` if `last` is not from 1 to `steps`.
     """
     if last is not None and not 1 <= last <= steps:
         raise UserError(f"last = {last} steps cannot carry the gradient of {steps} steps: use 1 to {steps}")
@@ -55,9 +60,9 @@ def sample_with_gradient(
 def trajectory(
     pipe: StableDiffusionPipeline, prompt: str, latents: torch.Tensor, *, steps: int, guidance_scale: float
 ) -> Trajectory:
-    """Like `sample`, keeping every step's latents and prediction (a few MB) for `adjusted_backward`.
+    """Like `sample`, recording the latents and prediction of every step (a few MB) for `adjusted_backward`.
 
-    No graph of the U-Net is kept; that of the text encoder is, if one of its weights requires a gradient.
+    It keeps no graph of the U-Net, and that of the text encoder only if one of its weights requires a gradient.
     """
     scheduler = fresh_scheduler(pipe, steps)
     embeds = guided_embeds(pipe, prompt, guidance_scale)
@@ -85,12 +90,12 @@ def adjusted_backward(
 ) -> None:
     """Add the adjusted gradient of a loss to `.grad` of every U-Net (and text encoder) weight that requires it.
 
-    `grad_final` [N,4,h,w] is dL/d(final latents). The sampler is replayed over the stored predictions as leaves,
-    which gives dL/d(prediction) of every step; scaled by FFD's c_t, each is one vector-Jacobian product of the U-Net
-    at the stored latents. So memory does not grow with the number of steps (only one step, and `part` images of it,
-    is ever in a graph), and `steps_used` steps drawn at random, weighted T / steps_used, estimate the whole without
-    bias. With `first`, only the first that many steps count, those of the most noise, and T is their number. Call it
-    once a trajectory: the graph of the text encoder is freed.
+    `grad_final` [N,4,h,w] is dL/d(final latents). Replaying the sampler over the recorded predictions as leaves gives
+    dL/d(prediction) of every step; scaled by FFD's c_t, each needs one vector-Jacobian product of the U-Net at the
+    recorded latents. So memory does not grow with the number of steps (a graph holds one step of `part` images), and
+    `steps_used` random steps, weighted by T / steps_used, give an unbiased estimate. With `first`, only that many steps
+    from the start count, those with the most noise, and T is their number. Call it once per trajectory, since it frees
+    the graph of the text encoder.
     """
     count = len(traj.timesteps) if first is None else min(first, len(traj.timesteps))
     if steps_used is not None and not 1 <= steps_used <= count:
@@ -116,10 +121,10 @@ def adjusted_backward(
 
 
 def adjustment(pipe: StableDiffusionPipeline, timesteps: torch.Tensor) -> torch.Tensor:
-    """FFD's factors c_t = sqrt(abar_t) sqrt(1 - abar_t) / (1 - alpha_t) over their geometric mean; [T], float64.
+    """FFD's factors c_t = sqrt(abar_t) sqrt(1 - abar_t) / (1 - alpha_t), divided by their geometric mean; [T], float64.
 
-    They cancel the sampler's own weight on a noise prediction, which else lets few steps outweigh all others. A
-    v-prediction v gets the same factor, since the noise is linear in it (eps = sqrt(abar) v + sqrt(1 - abar) x).
+    They cancel the sampler's weights of the noise predictions, with which a few steps would dominate. A v-prediction v
+    gets the same factor, since the noise is linear in it (eps = sqrt(abar) v + sqrt(1 - abar) x).
     """
     index = timesteps.long().cpu()
     abar = pipe.scheduler.alphas_cumprod.double().cpu()[index]
@@ -131,7 +136,7 @@ def adjustment(pipe: StableDiffusionPipeline, timesteps: torch.Tensor) -> torch.
 def _replay(
     pipe: StableDiffusionPipeline, traj: Trajectory, grad_final: torch.Tensor
 ) -> tuple[list[torch.Tensor], tuple[torch.Tensor, ...]]:
-    """The U-Net's input at every step, and dL/d(guided prediction) of every step through the sampler alone."""
+    """The U-Net's input at every step, and dL/d(prediction) of every step through the sampler."""
     scheduler = fresh_scheduler(pipe, traj.steps)
     leaves = [prediction.detach().requires_grad_() for prediction in traj.predictions]
     latents, inputs = traj.latents[0], []

@@ -13,21 +13,20 @@ from safetensors import SafetensorError
 
 from fairnb.errors import UserError
 
-SLICED = 512  # pictures of this side are decoded one by one: a batch of them would need more memory than the U-Net
+SLICED = 512  # images of this side are decoded one by one: a batch would need more memory than the U-Net
 
 
 def processes() -> PartialState:
-    """The processes of this run: one, or those that `torchrun` or `accelerate launch` started; on CPUs they need
-    `torchrun`, since accelerate starts several there by MPI only."""
+    """The processes of this run: one, or those of `torchrun` or `accelerate launch` (on CPUs only `torchrun`)."""
     return PartialState(cpu=not torch.cuda.is_available())
 
 
 def pick_device(name: str | None = None) -> torch.device:
-    """The device named, or the best one at hand: cuda, then mps, then cpu."""
+    """The named device, or the best available one: cuda, mps, cpu."""
     if name:
         return torch.device(name)
     if torch.cuda.is_available():
-        processes()  # each has a GPU of its own from then on
+        processes()  # gives each process a GPU of its own
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
@@ -41,8 +40,8 @@ def load_pipeline(
 ) -> StableDiffusionPipeline:
     """Load `model` (a diffusers folder or a hub id) in eval mode with frozen weights.
 
-    The safety checker is left out: it blanks pictures, and a blank picture has no face to measure.
-    Raises `UserError` when the folder is missing, is no Stable Diffusion, or holds damaged weights.
+    The safety checker is left out: it blanks images, and a blank image has no face to measure. `UserError` if the
+    folder is missing, not a Stable Diffusion, or has damaged weights.
     """
     path = Path(model)
     if path.exists() and not (path / "model_index.json").is_file():
@@ -73,7 +72,7 @@ def load_pipeline(
 
 
 def _check_kind(folder: Path) -> None:
-    """Refuse SDXL, Flux and others, whose parts diffusers would in part load and in part miss."""
+    """Refuse SDXL, Flux and others, whose parts diffusers would load only partly."""
     try:
         kind = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
     except (ValueError, KeyError, TypeError) as error:
@@ -83,13 +82,13 @@ def _check_kind(folder: Path) -> None:
 
 
 def may_be_hub_id(model: str | Path) -> bool:
-    """Whether a name that is no path here can be a repository on the hub: owner/name."""
+    """Whether a name that is not a path can be a repository on the hub: owner/name."""
     path = Path(model)
     return not path.is_absolute() and len(path.parts) == 2 and not str(model).startswith((".", "data/"))
 
 
 def explain_missing(what: str, model: str | Path, error: Exception | None = None) -> str:
-    """One sentence on why a folder or hub id could not be loaded, and what to do."""
+    """Explain in one sentence why a folder or hub id could not be loaded, and what to do."""
     reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
     if Path(model).exists():
         return f"the {what} at {model} could not be loaded: {reason}"
@@ -103,7 +102,7 @@ def explain_missing(what: str, model: str | Path, error: Exception | None = None
 
 
 def save_pipeline(pipe: StableDiffusionPipeline, folder: str | Path) -> Path:
-    """Write a diffusers folder, whole or not at all; `UserError` when it cannot be written."""
+    """Write a diffusers folder, whole or not at all; `UserError` if it cannot be written."""
     folder = Path(folder)
     temporary = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -119,13 +118,13 @@ def save_pipeline(pipe: StableDiffusionPipeline, folder: str | Path) -> Path:
 
 
 def overlong_prompts(pipe: StableDiffusionPipeline, prompts: Iterable[str]) -> list[str]:
-    """The prompts whose end the text encoder does not see."""
+    """The prompts that are longer than the text encoder's input."""
     longest = pipe.tokenizer.model_max_length
     return [prompt for prompt in prompts if len(pipe.tokenizer(prompt, verbose=False).input_ids) > longest]
 
 
 def tokenize(pipe: StableDiffusionPipeline, prompts: list[str]) -> torch.Tensor:
-    """Token ids [N, L] of the prompts, padded and cut to the text encoder's length as the pipeline itself does."""
+    """Token ids [N, L] of the prompts, padded and truncated as the pipeline does."""
     tokens = pipe.tokenizer(
         prompts, padding="max_length", max_length=pipe.tokenizer.model_max_length, truncation=True, return_tensors="pt"
     )
@@ -133,5 +132,5 @@ def tokenize(pipe: StableDiffusionPipeline, prompts: list[str]) -> torch.Tensor:
 
 
 def encode_prompts(pipe: StableDiffusionPipeline, prompts: list[str]) -> torch.Tensor:
-    """Text-encoder states [N, L, D] of the prompts, as the pipeline itself computes them."""
+    """Text encoder states [N, L, D] of the prompts, as the pipeline computes them."""
     return pipe.text_encoder(tokenize(pipe, prompts))[0]

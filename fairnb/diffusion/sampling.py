@@ -1,9 +1,4 @@
-"""Sample images, and carry a loss on them back to the weights in three ways: full, last k steps, adjusted.
-
-*Full* differentiates the whole denoising chain; *last* only its last k steps (Bias Neurons, as published);
-*adjusted* is the adjusted direct fine-tuning of Shen et al., ICLR 2024 (FFD): the latents that enter the U-Net are
-held fixed, so the loss reaches each noise prediction only through the sampler, which is linear in it.
-"""
+"""Sample images without gradient: initial noise, the denoising loop, decoding."""
 
 import copy
 from collections.abc import Sequence
@@ -16,9 +11,9 @@ from fairnb.seeds import stable_seed
 
 
 def noise(pipe: StableDiffusionPipeline, prompt: str, indices: Sequence[int], seed: int) -> torch.Tensor:
-    """Starting noise [N,4,h,w] of the images `indices` of a prompt, float32 on the pipeline's device.
+    """Initial noise [N,4,h,w] of the images `indices` of a prompt, float32 on the pipeline's device.
 
-    Each image has its own CPU generator, so it is the same on every machine, batch size and number of processes.
+    Each image has its own CPU generator, so its noise is the same for every machine, batch size and process count.
     """
     size = pipe.unet.config.sample_size
     shape = (pipe.unet.config.in_channels, *((size, size) if isinstance(size, int) else size))
@@ -38,9 +33,9 @@ def sample(
     steps: int,
     guidance_scale: float,
 ) -> torch.Tensor:
-    """Final latents [N,4,h,w] from the noise `latents`: what the pipeline gives for `latents=`, without gradient.
+    """Final latents [N,4,h,w] from the noise `latents`, without gradient: those of the pipeline with `latents=`.
 
-    `prompt`: one for all images, or one each.
+    `prompt`: one for all images, or one for each.
     """
     scheduler = fresh_scheduler(pipe, steps)
     embeds = guided_embeds(pipe, prompt, guidance_scale)
@@ -58,7 +53,7 @@ def decode(pipe: StableDiffusionPipeline, latents: torch.Tensor) -> torch.Tensor
 
 
 def fresh_scheduler(pipe: StableDiffusionPipeline, steps: int):
-    """A copy of the pipeline's scheduler, set to `steps`: multistep schedulers keep state between their steps."""
+    """A copy of the pipeline's scheduler, set to `steps`; multistep schedulers keep state between steps."""
     scheduler = copy.deepcopy(pipe.scheduler)
     scheduler.set_timesteps(steps, device=pipe.device)
     return scheduler
@@ -71,7 +66,7 @@ def predict(
     embeds: torch.Tensor,
     guidance_scale: float,
 ) -> torch.Tensor:
-    """Guided prediction [N,4,h,w] at `latents`, both halves of the guidance in one call of the U-Net.
+    """Prediction [N,4,h,w] at `latents` with classifier-free guidance, in one call of the U-Net.
 
     `embeds` [2,L,D] holds the empty prompt and the prompt, or [1,L,D] the prompt alone (no guidance); with a prompt for
     each image it is [2,N,L,D] or [1,N,L,D].
@@ -88,8 +83,10 @@ def predict(
 
 
 def guided_embeds(pipe: StableDiffusionPipeline, prompt: str | Sequence[str], guidance_scale: float) -> torch.Tensor:
-    """[2,L,D], or [1,L,D] where guidance <= 1 switches it off as in diffusers, and [.,N,L,D] for N prompts; with a
-    graph only if one is wanted."""
+    """Prompt embeddings [2,L,D], or [1,L,D] for a guidance scale <= 1, which disables guidance as in diffusers.
+
+    N prompts give [.,N,L,D]. The graph is kept only if a weight of the text encoder requires a gradient.
+    """
     wanted = torch.is_grad_enabled() and any(weight.requires_grad for weight in pipe.text_encoder.parameters())
     with torch.set_grad_enabled(wanted):
         if isinstance(prompt, str):

@@ -1,7 +1,7 @@
-"""Photographs of people with captions, as a data set: read, looked at, and cleared of all that do not show one person.
+"""Data sets of photographs of people with captions: read them, and select those that show one person.
 
-Two forms are read: MPII Human Pose (Andriluka et al., CVPR 2014) as it is downloaded, an annotation file .mat and a
-folder of images; and any folder of images with a captions file, as Hugging Face's image folders have.
+Two forms are supported: MPII Human Pose (Andriluka et al., CVPR 2014) as downloaded, with its .mat annotation file, and
+any folder of images with a captions file, like Hugging Face's image folders.
 """
 
 import csv
@@ -23,12 +23,12 @@ COLUMNS = ["path", "caption", "activity"]
 
 
 def read_mpii(annotations: str | Path, images: str | Path) -> pd.DataFrame:
-    """Images and activities of MPII Human Pose: a row for each image with an activity that lies in the folder `images`.
+    """Read MPII Human Pose: a row for each image of the folder `images` that has an activity.
 
-    `path` is relative to `images`, `activity` the finest name that the annotation has ("bicycling, mountain"),
-    `caption` "a photo of a person, <activity>". `UserError` when the file is another, or no image of it is there.
+    `path` is relative to `images`, `activity` the finest name in the annotation ("bicycling, mountain"), `caption` is
+    "a photo of a person, <activity>". `UserError` for another file, and if none of its images is there.
     """
-    try:  # NotImplementedError is what scipy says of a file of MATLAB 7.3
+    try:  # scipy raises NotImplementedError for MATLAB 7.3
         release = loadmat(annotations, struct_as_record=False, squeeze_me=True)["RELEASE"]
         names = [str(each.image.name) for each in np.atleast_1d(release.annolist)]
         activities = [each.act_name if isinstance(each.act_name, str) else "" for each in np.atleast_1d(release.act)]
@@ -41,10 +41,10 @@ def read_mpii(annotations: str | Path, images: str | Path) -> pd.DataFrame:
 
 
 def read_captioned(folder: str | Path) -> pd.DataFrame:
-    """Images and captions of a folder with metadata.jsonl, metadata.csv or captions.csv.
+    """Read the images and captions of a folder with metadata.jsonl, metadata.csv or captions.csv.
 
-    Each line names a file (`file_name`) and its caption (`text` or `caption`), and may name an `activity`; without one
-    the caption itself is the group by which shares are counted. `UserError` names the file and what it lacks.
+    Each line has a file (`file_name`), its caption (`text` or `caption`), and optionally an `activity`, by which shares
+    are counted; by default that is the caption. `UserError` names the file and what is missing in it.
     """
     path = next((Path(folder) / name for name in CAPTIONS if (Path(folder) / name).is_file()), None)
     if path is None:
@@ -65,10 +65,10 @@ def read_captioned(folder: str | Path) -> pd.DataFrame:
 
 
 def one_person(photos: pd.DataFrame, folder: str | Path, detector: MTCNN, classifier: Classifier) -> pd.DataFrame:
-    """Records (`generate.look`) of the photographs with exactly one face, and of each its `caption`.
+    """Return records (see `judge_images`) of the photographs with exactly one face, with their `caption`.
 
-    The activity stands as prompt, so `metrics.bias_by_prompt` tells the imbalance of each with its interval.
-    `UserError` when no photograph shows exactly one face.
+    The prompt of a record is its activity, so `metrics.bias_by_prompt` gives the imbalance of each activity with its
+    interval. `UserError` if no photograph shows exactly one face.
     """
     numbers = {name: number for number, name in enumerate(dict.fromkeys(photos.activity))}
     rows = [

@@ -1,8 +1,8 @@
-"""One result, trained several times: how far its figures spread, and whether a further run lies within that.
+"""The spread of a result over several trainings, and whether a further run reproduces it.
 
-A run "reproduces" a figure when it lies in the 95 % prediction interval of the runs before it: mean -/+ t s
-sqrt(1 + 1/n) with Student's t of n - 1 degrees of freedom, which is wide for few runs. It holds for the same settings
-with another seed; other settings are another question, and are refused.
+A run reproduces a figure if it lies in the 95 % prediction interval of the earlier runs: mean -/+ t s sqrt(1 + 1/n)
+with Student's t of n - 1 degrees of freedom, which is wide for few runs. This holds for the same settings with another
+seed; other settings are refused.
 """
 
 from collections.abc import Sequence
@@ -18,16 +18,16 @@ from fairnb.files import read_json, require, write_json
 from fairnb.measure.provenance import relative
 from fairnb.profiles import Profile, load_profile
 
-# Settings in which runs of one result may differ; experiments are other results.
+# Settings in which runs of one result may differ; experiments have results of their own.
 OWN = ("name", "seed", "device", "output", "experiments")
-LEAST = 0.02  # of the mean, half of the narrowest tolerance: another processor rounds otherwise, and faces turn
+LEAST = 0.02  # half of the narrowest tolerance, relative to the mean: other processors round differently
 NEURONS_MINUS_RANDOM = "bias_neurons_minus_random"
 
 
 def write_spread(folders: Sequence[str | Path], path: str | Path) -> Path:
     """Write the figures of several runs (output folders of one profile) and their settings as JSON.
 
-    `UserError` for fewer than two runs, one without a result, the same seed twice, or other settings.
+    `UserError` for fewer than two runs, a run without result, a repeated seed, or different settings.
     """
     if len(folders) < 2:
         raise UserError(f"{len(folders)} run has no spread: give two or more output folders, of different seeds")
@@ -42,7 +42,7 @@ def write_spread(folders: Sequence[str | Path], path: str | Path) -> Path:
 
 
 def read_spread(path: str | Path) -> pd.DataFrame:
-    """One row a figure: n, mean, std, least, most, and low and high, between which a further run is expected."""
+    """Return a row per figure: n, mean, std, least, most, and low and high, between which a further run is expected."""
     content = read_json(path)
     try:
         figures = pd.DataFrame(content["figures"], index=content["seeds"]).astype(float)
@@ -59,7 +59,7 @@ def read_spread(path: str | Path) -> pd.DataFrame:
 
 
 def read_run(folder: str | Path) -> tuple[Profile, dict[str, Any]]:
-    """The profile of an output folder and its summary; `UserError` unless notebook 07 was run there."""
+    """Return the profile of an output folder and its summary; `UserError` unless notebook 07 was run there."""
     path = require(Path(folder) / "summary.json", "07_plot_bias")
     summary = read_json(path)
     try:
@@ -71,9 +71,9 @@ def read_run(folder: str | Path) -> tuple[Profile, dict[str, Any]]:
 
 
 def place(path: str | Path, profile: Profile, summary: dict[str, Any]) -> pd.DataFrame:
-    """A run beside a spread file: one row a figure, with `this run`, mean, low and high of the others, and `inside`.
+    """Compare a run with a spread file: a row per figure, with `this run`, mean, low and high, and `inside`.
 
-    `UserError` when the run has other settings than those of the spread.
+    `UserError` if the run has other settings than the spread.
     """
     table = read_spread(path)[["mean", "low", "high"]]
     _check_settings(read_json(path)["settings"], profile)
@@ -94,7 +94,7 @@ def _settings(profile: Profile) -> dict[str, Any]:
 
 
 def _check_settings(wanted: dict[str, Any], profile: Profile) -> None:
-    wanted = _settings(load_profile({**wanted, "name": "spread"}))  # with the defaults of keys it does not know yet
+    wanted = _settings(load_profile({**wanted, "name": "spread"}))  # with defaults for newer keys
     one, two = (pd.json_normalize(settings).iloc[0].to_dict() for settings in (wanted, _settings(profile)))
     for key in sorted(one.keys() | two.keys()):
         if str(one.get(key)) != str(two.get(key)):

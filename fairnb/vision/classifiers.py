@@ -1,9 +1,9 @@
-"""Image classifiers: the guide, which gives gradients, and the judge, which reports.
+"""Image classifiers: the guide, which gives training gradients, and the judge, which reports.
 
-Three kinds of model serve, told apart by what lies there: a transformers image classifier (a folder or a hub id), a
-CLIP used zero-shot, and a MobileNetV3-Large state dict (a .pt, .pth or .safetensors file) as FFD (Shen et al., ICLR
-2024) trained them. Each is a module from pixels to logits; which of its outputs mean which class is declared in a
-`Source`, or written in the model's own labels as "attribute:class" ("gender:female"), as mini-sd's are.
+Three kinds of models are supported: a transformers image classifier (a folder or hub id), a CLIP used zero-shot, and a
+MobileNetV3-Large state dict (a .pt, .pth or .safetensors file) as trained by FFD (Shen et al., ICLR 2024). A `Source`
+declares which outputs mean which class, unless the model's own labels are written "attribute:class" ("gender:female"),
+as mini-sd's are.
 """
 
 import json
@@ -30,9 +30,10 @@ WEIGHTS = (".pt", ".pth", ".safetensors")
 class Classifier(torch.nn.Module):
     """Logits per attribute for images [N, 3, H, W] in [-1, 1] of any size, differentiable.
 
-    `model` maps normalised images of side `size` to logits [N, C]; `classes` has each attribute's class names, in the
-    order of `table`. Several columns of one class are summed as probabilities (logsumexp). `accuracy` (attribute ->
-    share) and `confusion` (attribute -> array [K true, K seen]) are what was measured, where an accuracy.json says it.
+    `model` maps normalised images of side `size` to logits [N, C]; `classes` maps attributes to class names, in the
+    order of `table`. If a class has several columns, their probabilities are added (logsumexp). `accuracy` (attribute
+    -> share) and `confusion` (attribute -> counts [K true, K predicted]) come from the model's accuracy.json, if there
+    is one.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Classifier(torch.nn.Module):
         return {attribute: logits.softmax(-1) for attribute, logits in self(images).items()}
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """What the model makes of images before its last layer decides: normalised features [N, D], differentiable."""
+        """The input of the model's last linear layer: features [N, D] of norm 1, differentiable."""
         last = [module for module in self.model.modules() if isinstance(module, torch.nn.Linear)][-1]
         seen = []
         hook = last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -83,7 +84,7 @@ class Classifier(torch.nn.Module):
 
 
 class Several(Classifier):
-    """Classifiers of different attributes as one; each sees the images at its own size."""
+    """Classifiers of different attributes as one; each resizes the images to its own size."""
 
     def __init__(self, parts: Sequence[Classifier]):
         torch.nn.Module.__init__(self)
@@ -100,7 +101,7 @@ class Several(Classifier):
         return {attribute: logits for part in self.parts for attribute, logits in part(images).items()}
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """The features of all parts side by side, normalised."""
+        """The concatenated features of all parts, with norm 1."""
         return normalize(torch.cat([part.features(images) for part in self.parts], 1), dim=-1)
 
 
@@ -118,7 +119,7 @@ class ZeroShot(torch.nn.Module):
 
 
 def own_table(config) -> Table:
-    """The table of a model whose labels are written attribute:class."""
+    """The table of a model with labels attribute:class."""
     table: Table = {}
     for column, label in sorted(config.id2label.items()):
         attribute, separator, name = label.partition(":")
@@ -131,9 +132,9 @@ def own_table(config) -> Table:
 
 
 def load_classifier(source: str | Path | Source | Sequence[Source], device: torch.device | str = "cpu") -> Classifier:
-    """Load what a profile's `guide` or `judge` names, frozen.
+    """Load the classifier of a profile's `guide` or `judge`, frozen.
 
-    `UserError` when a model is missing or damaged, a class has no label, or a label no class.
+    `UserError` if a model is missing or damaged, a class has no label, or a label no class.
     """
     if isinstance(source, (list, tuple)):
         parts = [load_classifier(part, device) for part in source]
@@ -147,11 +148,11 @@ def load_classifier(source: str | Path | Source | Sequence[Source], device: torc
         zero_shot = "CLIPModel" in (config.architectures or [])
         classifier = _clip(source) if zero_shot else _image_classifier(source)
     if (path / "accuracy.json").is_file():
-        _tell_accuracy(classifier, path / "accuracy.json")
+        _read_accuracy(classifier, path / "accuracy.json")
     return classifier.eval().requires_grad_(False).to(device)
 
 
-def _tell_accuracy(classifier: Classifier, path: Path) -> None:
+def _read_accuracy(classifier: Classifier, path: Path) -> None:
     try:
         measured = json.loads(path.read_text(encoding="utf-8"))
         classifier.accuracy = dict(measured["accuracy"])
@@ -159,14 +160,14 @@ def _tell_accuracy(classifier: Classifier, path: Path) -> None:
             names = classifier.classes[attribute]
             classifier.confusion[attribute] = np.array([[counts[true][seen] for seen in names] for true in names])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} does not tell the accuracy ({error}): measure it or delete it") from error
+        raise UserError(f"{path} does not contain the accuracy ({error}): measure it or delete it") from error
 
 
 def declared_table(source: Source, labels: dict[int, object], whole: bool = True) -> Table:
-    """The columns of every class that `source.labels` declares, by the model's own `labels` (column -> label).
+    """The columns of every class that `source.labels` declares, given the model's own `labels` (column -> label).
 
-    `UserError` for a label the model does not have, a class without one and, where the table must name the `whole`
-    output, a label without a class: a class left out would be seen as the others.
+    `UserError` for a label that the model lacks, a class without label, and, if the table must cover the `whole`
+    output, a label without class: images of it would be counted as another class.
     """
     columns = {str(label): column for column, label in labels.items()}
     table = {
@@ -188,7 +189,7 @@ def declared_table(source: Source, labels: dict[int, object], whole: bool = True
 
 
 def _ordered(source: Source, table: Table) -> Table:
-    """The table with every attribute's classes in their order; `UserError` for one that is missing or unknown."""
+    """The table with the classes in the order of their attribute; `UserError` for missing or unknown ones."""
     for attribute, classes in table.items():
         for name in classes:
             get_attribute(attribute).index(name)
@@ -241,7 +242,7 @@ def _clip(source: Source) -> Classifier:
 
 
 def _mobilenet(source: Source, path: Path) -> Classifier:
-    """FFD's files: torchvision's MobileNetV3-Large with a last layer of own width, face crops in [-1, 1] of 224."""
+    """FFD's files: torchvision's MobileNetV3-Large with another last layer, for face crops of 224 pixels in [-1, 1]."""
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
         model = mobilenet_v3_large(num_classes=len(state["classifier.3.bias"]))

@@ -1,5 +1,4 @@
-"""What a picture shows, as CLIP and DINO see it: features of images and texts, how far a picture moved (cosines), and
-how far a set of pictures is from another (KID)."""
+"""CLIP and DINO: features of images and texts, whose dot products are cosines."""
 
 from pathlib import Path
 
@@ -10,13 +9,13 @@ from transformers import AutoModel, CLIPModel, CLIPTokenizer
 from fairnb.diffusion.pipeline import explain_missing
 from fairnb.errors import UserError
 
-# The statistics that OpenAI's CLIP was trained with; mini-clip uses the same so that one line serves both.
+# The image statistics of OpenAI's CLIP, which mini-clip uses, too.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class Clip(torch.nn.Module):
-    """A `CLIPModel` and its tokenizer: normalised features [N, D], so that a dot product is a cosine."""
+    """A `CLIPModel` and its tokenizer, giving features [N, D] of norm 1."""
 
     def __init__(self, model: CLIPModel, tokenizer: CLIPTokenizer):
         super().__init__()
@@ -35,7 +34,7 @@ class Clip(torch.nn.Module):
         return normalize(self.model.visual_projection(pooled), dim=-1)
 
     def text_features(self, texts: list[str]) -> torch.Tensor:
-        """Features of texts, cut to the tokenizer's length."""
+        """Features of texts, truncated to the tokenizer's length."""
         tokens = self.tokenizer(
             texts,
             padding="max_length",
@@ -48,7 +47,7 @@ class Clip(torch.nn.Module):
 
 
 def load_clip(model: str | Path, device: torch.device | str = "cpu", revision: str | None = None) -> Clip:
-    """Load CLIP (model and tokenizer) from a folder or hub id, frozen; `UserError` when that fails."""
+    """Load CLIP (model and tokenizer) from a folder or hub id, frozen; `UserError` if that fails."""
     where = {"revision": revision, "local_files_only": Path(model).exists()}
     try:
         network = CLIPModel.from_pretrained(model, use_safetensors=True, dtype=torch.float32, **where)
@@ -58,15 +57,15 @@ def load_clip(model: str | Path, device: torch.device | str = "cpu", revision: s
     return Clip(network, tokenizer).eval().requires_grad_(False).to(device)
 
 
-# ImageNet's statistics, with which DINO and DINOv2 were trained.
+# The image statistics of DINO and DINOv2.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Dino(torch.nn.Module):
-    """A DINO or DINOv2 of transformers: normalised features [N, D] of images [N, 3, H, W] in [-1, 1].
+    """A DINO or DINOv2 of transformers, giving features [N, D] of norm 1 for images [N, 3, H, W] in [-1, 1].
 
-    It sees shapes and parts where CLIP sees what a caption would name (FFD uses both).
+    It represents shapes and parts, CLIP what a caption would name; FFD uses both.
     """
 
     def __init__(self, model: torch.nn.Module):
@@ -76,7 +75,7 @@ class Dino(torch.nn.Module):
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
 
     def image_features(self, images: torch.Tensor) -> torch.Tensor:
-        """The class token's features; differentiable. Images are resized to a side of 16 patches."""
+        """Features of the class token; differentiable. Images are resized to 16 x 16 patches."""
         size = 16 * self.model.config.patch_size
         if images.shape[-1] != size or images.shape[-2] != size:
             images = interpolate(images, (size, size), mode="bicubic", antialias=True)
@@ -85,7 +84,7 @@ class Dino(torch.nn.Module):
 
 
 def load_dino(model: str | Path, device: torch.device | str = "cpu", revision: str | None = None) -> Dino:
-    """Load DINO(v2) from a folder or hub id such as facebook/dinov2-base, frozen; `UserError` when that fails."""
+    """Load DINO(v2) from a folder or hub id such as facebook/dinov2-base, frozen; `UserError` if that fails."""
     where = {"revision": revision, "local_files_only": Path(model).exists()}
     try:
         network = AutoModel.from_pretrained(model, use_safetensors=True, dtype=torch.float32, **where)

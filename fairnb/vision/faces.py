@@ -1,4 +1,4 @@
-"""Find the largest face with MTCNN and cut it out; the box has no gradient, the crop has."""
+"""Detect the largest face with MTCNN, and crop it; the box has no gradient, the crop has."""
 
 from dataclasses import dataclass
 
@@ -9,14 +9,14 @@ from torchvision.ops import roi_align
 
 from fairnb.errors import UserError
 
-# MTCNN's pyramid starts at 12 pixels: pictures below this side are enlarged before it looks, and boxes scaled back.
+# MTCNN's pyramid starts at 12 pixels: smaller images are enlarged to this side, and the boxes scaled back.
 WORKING_SIDE = 96
 
 
 @dataclass(frozen=True)
 class Faces:
-    """One row per image: was a face found, the largest one's box (x0, y0, x1, y1 in pixels, NaN without a face), its
-    probability (0 without a face), and how many faces there are."""
+    """Per image: whether a face was found, the box of the largest one (x0, y0, x1, y1 in pixels, NaN without a face),
+    its probability (0 without a face), and the number of faces."""
 
     found: np.ndarray
     boxes: np.ndarray
@@ -25,19 +25,20 @@ class Faces:
 
 
 def load_detector(device: torch.device | str = "cpu", minimum: int = 32) -> MTCNN:
-    """MTCNN with the weights inside facenet-pytorch; `minimum` is the smallest face in pixels after enlarging."""
+    """MTCNN with the weights that facenet-pytorch contains; `minimum` is the smallest face in pixels, after
+    enlarging."""
     return MTCNN(keep_all=True, min_face_size=minimum, device=device)
 
 
 @torch.no_grad()
 def find_faces(detector: MTCNN, images: torch.Tensor, threshold: float = 0.7) -> Faces:
-    """The largest face of each image [N, 3, H, W] in [-1, 1] whose probability is at least `threshold`.
+    """Find the largest face of each image [N, 3, H, W] in [-1, 1] with a probability of at least `threshold`.
 
-    The default is all that MTCNN itself accepts. Above it, bearded faces that mini-sd draws are missed first, and a
-    detector that misses one class falsifies every share.
+    The default accepts all that MTCNN accepts. A higher one first misses bearded faces of mini-sd, and a detector that
+    misses one class distorts every share.
     """
     if images.ndim != 4 or images.shape[1] != 3:
-        raise UserError(f"faces are looked for in images [N, 3, H, W], not in a tensor of shape {tuple(images.shape)}")
+        raise UserError(f"faces are detected in images [N, 3, H, W], not in a tensor of shape {tuple(images.shape)}")
     side = min(images.shape[-2:])
     scale = max(1.0, WORKING_SIDE / side)
     if scale > 1:
@@ -61,10 +62,10 @@ def find_faces(detector: MTCNN, images: torch.Tensor, threshold: float = 0.7) ->
 
 
 def crop_faces(images: torch.Tensor, boxes: np.ndarray | torch.Tensor, size: int, margin: float = 0.25) -> torch.Tensor:
-    """Square crops [N, 3, size, size] around boxes [N, 4], grown by `margin` on each side; differentiable in `images`.
+    """Square crops [N, 3, size, size] around boxes [N, 4], enlarged by `margin` on each side; differentiable in
+    `images`.
 
-    The box is centred and made square so that a face is never stretched; outside the picture the edge repeats, as
-    `roi_align` clamps its samples.
+    The crop is a square around the centre of the box, so that no face is stretched.
     """
     boxes = torch.as_tensor(boxes, dtype=images.dtype, device=images.device)
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
