@@ -1,40 +1,21 @@
-"""The notebooks: their form (fast), and all of them run headless with the smallest counts (slow)."""
+"""The form of the notebooks: valid, without outputs, short cells, claim, objectives, exercises, limits."""
 
 import ast
 import builtins
 import importlib
-import os
 import pkgutil
 import re
-import shutil
-import subprocess
-import sys
 from itertools import pairwise
-from pathlib import Path
 
 import nbformat
 import numpy as np
 import papermill
 import pytest
-import yaml
 
 from fairnb.files import root
+from tests.notebooks.running import NOTEBOOKS, cells, stubs
 
-NOTEBOOKS = sorted((root() / "notebooks").glob("*.ipynb"))  # 00 … 07, then A1: the order in which they run
-SMOKE = yaml.safe_load((root() / "notebooks" / "profiles" / "smoke.yaml").read_text())["profile"]
-built = pytest.mark.skipif(
-    not (root() / SMOKE["model"] / "model_index.json").is_file(), reason="data/mini-sd is not built yet (make mini-sd)"
-)
 by_name = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-
-
-def cells(path: Path, kind: str) -> list:
-    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == kind]
-
-
-def stubs(code: list) -> list:
-    """The cells in which an exercise is solved and tested."""
-    return [cell for cell in code if 'not yet"' in cell.source]
 
 
 def names(source: str) -> tuple[set[str], set[str]]:
@@ -120,68 +101,3 @@ def test_nothing_branches_on_the_profiles_name(path):
 
 def test_the_main_path_is_complete():
     assert [path.stem[:2] for path in NOTEBOOKS if path.stem[:2] < "08"] == [f"0{number}" for number in range(8)]
-
-
-def run(path: Path, output: Path, to: Path) -> subprocess.CompletedProcess:
-    """One notebook in a process of its own, as `fairnb run` does it."""
-    settings = to / f"{path.stem}.yaml"
-    settings.write_text(yaml.safe_dump({"profile": SMOKE, "overrides": {"output": str(output)}}))
-    command = [sys.executable, "-m", "papermill", str(path), str(to / path.name), "-k", "python3", "-f", str(settings)]
-    command += ["--cwd", str(path.parent), "--no-progress-bar"]
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"FAIRNB_HEADLESS": "1"})
-
-
-def errors(executed: Path) -> list:
-    return [output for cell in cells(executed, "code") for output in cell.outputs if output.output_type == "error"]
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the run notebooks share their artefacts; the tests below run in the order of the course."""
-    return tmp_path_factory.mktemp("course")
-
-
-@pytest.mark.slow
-@built
-@by_name
-def test_runs_headless(path, place):
-    if not path.stem.startswith(("00", "A1")) and not (place / "ran").exists():
-        pytest.skip("an earlier notebook was not run")
-    (place / "ran").unlink(missing_ok=True)
-    ended = run(path, place / "outputs", place)
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    assert not errors(place / path.name)
-    for cell in stubs(cells(place / path.name, "code")):
-        assert "not yet" in "".join(output.get("text", "") for output in cell.outputs)
-    (place / "ran").touch()
-
-
-@pytest.mark.slow
-@built
-def test_the_course_leaves_its_artefacts(place):
-    folder = place / "outputs" / SMOKE["name"]
-    if not (folder / "records" / "explicit_neurons.parquet").exists():
-        pytest.skip("the course was not run")
-    expected = ["summary.json", "neurons/bias.safetensors", "neurons/random.safetensors", "tables/neurons.csv"]
-    for name in ("neurons", "random"):
-        expected += [f"finetune/{name}/patch.safetensors", f"finetune/{name}/history.csv"]
-    for name in ("biased", "original", "neurons", "random", "explicit_original"):
-        expected.append(f"records/{name}.parquet")
-    assert [name for name in expected if not (folder / name).is_file()] == []
-    for figure in (folder / "figures").glob("*.png"):
-        assert figure.with_suffix(".txt").read_text().strip()
-    shutil.rmtree(place / "outputs")
-
-
-@pytest.mark.slow
-@built
-@pytest.mark.parametrize(
-    ("number", "missing"), [("05", "03_find_bias_neurons"), ("06", "05_finetune_bias_neurons"), ("07", None)]
-)
-def test_a_notebook_run_before_its_input_exists_says_in_one_sentence_what_to_run(number, missing, tmp_path):
-    path = next(path for path in NOTEBOOKS if path.stem.startswith(number))
-    ended = run(path, tmp_path / "outputs", tmp_path)
-    assert ended.returncode != 0
-    (error,) = errors(tmp_path / path.name)
-    assert error.ename == "UserError"
-    assert re.fullmatch(rf".* is missing: run notebook {missing or '[0-9]{2}_[a-z_]+'} first", error.evalue)

@@ -1,0 +1,48 @@
+"""Run a notebook headless with the smallest counts, as `fairnb run` does it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import yaml
+
+from fairnb.experiments.notebook_cache import declared
+from fairnb.files import root
+
+NOTEBOOKS = sorted((root() / "notebooks").glob("*.ipynb"))  # the order of the course
+SMOKE = yaml.safe_load((root() / "notebooks" / "profiles" / "smoke.yaml").read_text())["profile"]
+
+
+def cells(path: Path, kind: str) -> list:
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == kind]
+
+
+def stubs(code: list) -> list:
+    """The cells in which an exercise is solved and tested."""
+    return [cell for cell in code if 'not yet"' in cell.source]
+
+
+def run(path: Path, to: Path) -> subprocess.CompletedProcess:
+    """Run one notebook in a process of its own; its results go to <to>/outputs, the executed copy to <to>."""
+    settings = to / f"{path.stem}.yaml"
+    settings.write_text(yaml.safe_dump({"profile": SMOKE, "overrides": {"output": str(to / "outputs")}}))
+    command = [sys.executable, "-m", "papermill", str(path), str(to / path.name), "-k", "python3", "-f", str(settings)]
+    command += ["--cwd", str(path.parent), "--no-progress-bar"]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"FAIRNB_HEADLESS": "1"})
+
+
+def errors(executed: Path) -> list:
+    return [output for cell in cells(executed, "code") for output in cell.outputs if output.output_type == "error"]
+
+
+def check(path: Path, to: Path) -> None:
+    """Run a notebook: it ends well, its exercises say "not yet", and all that it declares to make is there."""
+    ended = run(path, to)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert not errors(to / path.name)
+    for cell in stubs(cells(to / path.name, "code")):
+        assert "not yet" in "".join(output.get("text", "") for output in cell.outputs)
+    folder = to / "outputs" / SMOKE["name"]
+    assert [pattern for pattern in declared(path, "makes") if not any(folder.glob(pattern))] == []
