@@ -1,8 +1,8 @@
-"""Seeds from a stable hash: the same on every machine and in every run."""
+"""Seeds from a stable hash."""
 
 import hashlib
 
 
-def stable_seed(*parts: object) -> int:
-    """A seed from the parts, the same on every machine and in every run."""
-    return int.from_bytes(hashlib.sha256("|".join(map(str, parts)).encode()).digest()[:7], "big")
+def stable_seed(*parts: object, size: int = 7) -> int:
+    """Return a seed of `size` bytes: the first bytes of the SHA-256 of the parts, joined by "|"."""
+    return int.from_bytes(hashlib.sha256("|".join(map(str, parts)).encode()).digest()[:size], "big")

@@ -4,7 +4,6 @@ For each occupation, pairs of prompts from three families; the weights whose gra
 two noise predictions is largest; those found for most occupations. Bias neurons are (bias and have_bias) less no_bias.
 """
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from fairnb.errors import UserError
 from fairnb.files import write_atomically
+from fairnb.seeds import stable_seed
 
 # Tensor name -> sorted positions (int64) within the flattened tensor.
 NeuronSet = dict[str, torch.Tensor]
@@ -58,8 +58,7 @@ def random_like(neurons: NeuronSet, unet: torch.nn.Module, seed: int, avoid: Neu
         raise UserError(f"{count_neurons(neurons)} neurons leave too few weights for a random control: locate fewer")
     drawn = {}
     for name, number in wanted.items():
-        digest = hashlib.sha256(f"{seed}|{name}".encode()).digest()
-        rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
+        rng = np.random.default_rng(stable_seed(seed, name, size=8))
         free = np.ones(sizes[name], dtype=bool)
         free[taken[name].numpy()] = False
         drawn[name] = torch.from_numpy(np.sort(rng.choice(np.flatnonzero(free), number, replace=False)))

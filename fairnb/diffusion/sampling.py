@@ -6,13 +6,13 @@ held fixed, so the loss reaches each noise prediction only through the sampler, 
 """
 
 import copy
-import hashlib
 from collections.abc import Sequence
 
 import torch
 from diffusers import StableDiffusionPipeline
 
 from fairnb.diffusion.pipeline import encode_prompts
+from fairnb.seeds import stable_seed
 
 
 def noise(pipe: StableDiffusionPipeline, prompt: str, indices: Sequence[int], seed: int) -> torch.Tensor:
@@ -24,8 +24,7 @@ def noise(pipe: StableDiffusionPipeline, prompt: str, indices: Sequence[int], se
     shape = (pipe.unet.config.in_channels, *((size, size) if isinstance(size, int) else size))
     images = []
     for index in indices:
-        digest = hashlib.sha256(f"{seed}|{prompt}|{index}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
+        generator = torch.Generator().manual_seed(stable_seed(seed, prompt, index, size=8))
         images.append(torch.randn(shape, generator=generator))
     return torch.stack(images).to(pipe.device)
 

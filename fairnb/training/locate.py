@@ -1,6 +1,5 @@
 """Locate bias neurons."""
 
-import hashlib
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from fairnb.diffusion.sampling import fresh_scheduler, noise
 from fairnb.errors import UserError
 from fairnb.prompts.attributes import AGE, GENDER, Attribute
 from fairnb.prompts.templates import photo_of
+from fairnb.seeds import stable_seed
 
 FAMILIES = ("bias", "have_bias", "no_bias")
 LOCATE_STEPS = 20  # the schedule in which the published timestep 699 stands
@@ -44,8 +44,7 @@ def contrast_pairs(
     other = GENDER if attribute.name == AGE.name else AGE
     rows = []
     for occupation in occupations:
-        digest = hashlib.sha256(f"{seed}|{attribute.name}|{occupation}".encode()).digest()
-        rng = random.Random(int.from_bytes(digest[:8], "big"))
+        rng = random.Random(stable_seed(seed, attribute.name, occupation, size=8))
         one, two = attribute.words if len(attribute.words) == 2 else rng.sample(attribute.words, 2)
         stranger = rng.choice([name for name in occupations if name != occupation] or [occupation])
         here, there = (f" {context}" for context in rng.sample(sorted(set(contexts)), 2))
