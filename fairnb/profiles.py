@@ -286,7 +286,9 @@ class Profile(_Section):
             raise ValueError(f"attribute '{self.attribute}' is not among attributes ({', '.join(self.attributes)})")
         shared = {source.model for source in self.guide} & {source.model for source in self.judge}
         if shared:
-            raise ValueError(f"guide and judge are both {min(shared)}: name another judge, since a guide must not judge")
+            raise ValueError(
+                f"guide and judge are both {min(shared)}: name another judge, since a guide must not judge"
+            )
         if (self.finetune.gradient_steps or 0) > self.sampling.steps:
             raise ValueError(f"finetune.gradient_steps exceeds sampling.steps ({self.sampling.steps})")
         for name in self.experiments:

@@ -141,7 +141,11 @@ def test_experiments_are_the_files_of_a_folder_wherever_the_profile_comes_from(t
 
 
 def test_an_experiment_takes_over_the_settings_of_its_base(tmp_path: Path) -> None:
-    given = {"a": {"base": "c", "updates": 1}, "b": {"images": 8, "part": 4, "updates": 5}, "c": {"base": "b", "part": 2}}
+    given = {
+        "a": {"base": "c", "updates": 1},
+        "b": {"images": 8, "part": 4, "updates": 5},
+        "c": {"base": "b", "part": 2},
+    }
     experiments = load_profile({**LEAST, "experiments": experiment_folder(tmp_path / "mine", **given)}).experiments
     assert experiments["a"].finetune == {"images": 8, "part": 2, "updates": 1}
     assert experiments["c"].finetune == {"images": 8, "part": 2, "updates": 5}

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what `--set` means."""
+"""Options that several commands share."""
 
 from typing import Annotated, Any
 
@@ -14,12 +14,12 @@ SetOption = Annotated[
 
 
 def parse_changes(changes: list[str] | None) -> dict[str, Any]:
-    """['a.b=1'] -> {'a.b': 1}; values are read as YAML, so 1, true, [0, 1] and text come out as such."""
+    """Convert ["a.b=1"] to {"a.b": 1}; values are YAML, so 1, true, [0, 1] and text keep their types."""
     values = {}
     for change in changes or []:
         key, equals, text = change.partition("=")
         if not equals or not key.strip():
-            raise UserError(f"--set {change} is not key=value: write for example --set finetune.updates=10")
+            raise UserError(f"--set {change} is not key=value: write, for example, --set finetune.updates=10")
         try:
             values[key.strip()] = yaml.safe_load(text)
         except yaml.YAMLError as error:

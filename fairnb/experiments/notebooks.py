@@ -14,7 +14,7 @@ import papermill
 import yaml
 
 from fairnb.errors import UserError
-from fairnb.files import read_json, root, write_atomically, write_json
+from fairnb.files import PACKAGE, read_json, root, write_atomically, write_json
 from fairnb.measure.provenance import provenance, relative
 from fairnb.profiles import Profile, load_profile
 
@@ -46,7 +46,8 @@ def run_notebooks(
     paths = find_notebooks(names)
     for path in paths:
         check_parameters(path)
-    parameters = {"profile": str(profile) if isinstance(profile, Path) else profile, "overrides": overrides}
+    given = profile if isinstance(profile, dict) else str(profile)
+    parameters = {"profile": given, "overrides": overrides | {"output": settings.output}}
     for path in paths:
         if is_current(path, settings):
             print(f"{path.stem:<28} up to date", flush=True)
@@ -96,8 +97,9 @@ def made_from(path: Path, profile: Profile) -> dict:
     models and prompts of the profile, and what earlier notebooks made)."""
     source = nbformat.read(path, as_version=4)
     text = "\0".join(cell.source for cell in source.cells if cell.cell_type == "code")
-    home = root() / "fairnb"
-    package = [file for file in sorted(home.rglob("*.py")) if not file.relative_to(home).as_posix().startswith(RUNNERS)]
+    package = [
+        file for file in sorted(PACKAGE.rglob("*.py")) if not file.relative_to(PACKAGE).as_posix().startswith(RUNNERS)
+    ]
     inputs = {}
     classifiers = [source.model for source in (*profile.guide, *profile.judge)]
     models = [profile.model, profile.clip, profile.dino, profile.occupation_judge, *classifiers]
@@ -112,7 +114,7 @@ def made_from(path: Path, profile: Profile) -> dict:
     return {
         "source": _hash(text),
         "profile": _hash(yaml.safe_dump(relative(profile.model_dump()))),
-        "package": _hash("".join(file.relative_to(home).as_posix() + _digest(file) for file in package)),
+        "package": _hash("".join(file.relative_to(PACKAGE).as_posix() + _digest(file) for file in package)),
         "inputs": inputs,
     }
 
@@ -128,7 +130,7 @@ def _run(path: Path, profile: Profile, parameters: dict) -> bool:
     settings = executed.with_name(f".{path.stem}.yaml")
     write_atomically(settings, lambda temporary: temporary.write_text(yaml.safe_dump(parameters), encoding="utf-8"))
     command = [sys.executable, "-m", "papermill", str(path), str(running), "-k", "python3", "-f", str(settings)]
-    command += ["--cwd", str(path.parent), "--no-progress-bar"]
+    command += ["--no-progress-bar"]
     live = sys.stdout.isatty()
     print(f"{path.stem:<28} {about}", end="" if live else " ... ", flush=True)
     started = time.monotonic()

@@ -35,6 +35,7 @@ def notebook(path: Path, code: str, parameters: str = 'profile = "mini"\noverrid
 def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository of two notebooks, the second reading what the first wrote, and a profile `own`."""
     monkeypatch.setattr(notebooks, "root", lambda: tmp_path)
+    monkeypatch.setattr(notebooks, "PACKAGE", tmp_path / "fairnb")
     notebook(tmp_path / "notebooks" / "01_make.ipynb", MAKES)
     notebook(tmp_path / "notebooks" / "02_read.ipynb", READS)
     return tmp_path
