@@ -1,4 +1,4 @@
-# Everything runs in .venv, made from requirements.lock; `make help` lists the targets.
+# Everything runs in .venv, which is installed from requirements.lock; `make help` lists the targets.
 PROFILE ?= mini
 NB      ?= 00
 PYTHON  ?= python3
@@ -33,9 +33,9 @@ lab: $(READY) ## open the notebooks in JupyterLab
 test: $(READY) ## check style and run the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-lint: $(READY) ## correct style where that is automatic
+lint: $(READY) ## fix style where this is automatic
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -77,9 +77,12 @@ ship: $(READY) ## take the patch, figure, spread and experiments of outputs/mini
 	  im.thumbnail((1200, 1200)); im.quantize(128).save('notebooks/before_after.png', optimize=True)"
 	$(MAKE) results
 
-check: $(READY) ## is every package there and working?
+check: $(READY) ## check the installed packages, the model and the device
 	$(BIN)/fairnb check
 
-clean: ## remove outputs and caches (keeps .venv)
-	rm -rf outputs .pytest_cache .ruff_cache *.egg-info
+clean: ## remove caches and, after asking, all results in outputs (keeps .venv)
+	rm -rf .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find fairnb tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
+	@ls -d outputs/*/ 2>/dev/null || exit 0; \
+	  printf 'Delete these results? [y/N] '; read answer || true; test "$$answer" = y || exit 0; \
+	  find outputs -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +

@@ -1,14 +1,14 @@
-"""The one exception that a user is meant to read."""
+"""The exception for mistakes of the user."""
 
 
 class UserError(ValueError):
-    """A mistake in what the user gave; the message is one sentence that names the thing and what to do.
+    """A mistake in the user's input; the message is one sentence that names the mistake and what to do.
 
-    In a notebook IPython shows the sentence alone, since the stack trace of a mistyped name helps nobody.
+    IPython shows only this sentence, because a stack trace does not help with a mistyped name.
     """
 
     def _render_traceback_(self) -> list[str]:
         return [f"fairnb: {self}"]
 
     def __init__(self, message: str):
-        super().__init__(" ".join(message.splitlines()))  # whatever a name or a library's message held
+        super().__init__(" ".join(message.splitlines()))  # names and library messages may contain line breaks

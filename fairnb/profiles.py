@@ -1,10 +1,12 @@
-"""A profile: every setting of a run, checked before anything starts.
+"""Profiles: all settings of a run, validated before the run starts.
 
-Profiles are papermill parameter files with the one key `profile`, so `papermill -f notebooks/profiles/mini.yaml` and
-`load_profile("mini")` mean the same run. Nothing in the package looks at a profile's name; only its values count.
+A profile is a papermill parameter file with the single key `profile`, so `papermill -f notebooks/profiles/mini.yaml`
+and `load_profile("mini")` give the same run. Its `experiments` are the files of a folder, one experiment each. Nothing
+in the package depends on a profile's name.
 """
 
 import re
+from copy import deepcopy
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,20 +24,20 @@ from pydantic import (
 )
 
 from fairnb.errors import UserError
-from fairnb.files import root
+from fairnb.files import located, root, workspace
 from fairnb.prompts.attributes import get_attribute
 
-# What became of keys of older versions (the whole dotted key, as a regular expression).
+# Keys of older versions (a regular expression for the whole dotted key) and what to do about them.
 RENAMED = {
     r"sampling\.guidance": "is now called sampling.guidance_scale: rename it",
     r"experiments\..+\.guidance": "is now called h_guidance: rename it",
-    r"experiments\..+\.joint": "is no longer there, since several shares are always joint: remove it",
-    r"judge_may_guide": "is no longer there, since a guide cannot judge what it trained: remove it",
+    r"experiments\..+\.joint": "was removed because several shares are always joint: delete it",
+    r"judge_may_guide": "was removed because a guide must not judge what it trained: delete it",
 }
 
 
 def _number(value: Any) -> Any:
-    """YAML 1.1 reads 1e-3 as text; nobody who writes it means text."""
+    """Convert text such as 1e-3, which YAML 1.1 does not read as a number."""
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:
@@ -57,7 +59,7 @@ class _Section(BaseModel):
 
 
 class Sampling(_Section):
-    """How images are drawn."""
+    """How images are generated."""
 
     steps: Count = 10
     guidance_scale: NotNegative = 3.0
@@ -67,45 +69,47 @@ class Sampling(_Section):
 class Measure(_Section):
     """Notebook 02."""
 
-    images: Count = 32  # per prompt, over the train and validation occupations
+    images: Count = 32  # per prompt of the train and validation occupations
 
 
 class Locate(_Section):
-    """Notebook 03; `k` is the share of the U-Net's weights kept per prompt pair."""
+    """Notebook 03: how bias neurons are located."""
 
-    k: Share = 0.06
-    frequency: Share = 0.65  # of the occupations that must have kept a weight
+    k: Share = 0.06  # share of the U-Net's weights kept per prompt pair
+    frequency: Share = 0.65  # share of occupations that must have kept a weight
     timestep: Timestep = 699
 
 
 class Finetune(_Section):
-    """Notebook 05."""
+    """Notebook 05: distribution alignment."""
 
     updates: Count = 60
     images: Count = 24  # per update, all of one prompt
-    part: Count = 8  # images per gradient pass: memory, not result
+    part: Count = 8  # images per gradient pass; changes memory, not the result
     pool: Count = 24  # different noises per prompt
-    gradient_checkpointing: bool = False  # less memory, more time: activations are made again on the way back
+    gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, more time
     learning_rate: Positive = 1e-3
     weight_decay: NotNegative = 0.0
     gradient: Literal["adjusted", "last", "full"] = "adjusted"
     gradient_steps: Count | None = 3  # denoising steps used per gradient; None, or gradient "full": all
-    steps: Annotated[list[Count], Field(min_length=2, max_length=2)] | None = None  # least and most denoising steps of
-    # an update, drawn anew each time (the unchanged model's pictures take the least); None: those of sampling
-    acts_from: Timestep = 0  # the change is trained and acts in steps of at least this timestep; 0: in all
+    # Lower and upper bound of an update's denoising steps, drawn anew each time (reference images use the lower bound);
+    # None: those of `sampling`.
+    steps: Annotated[list[Count], Field(min_length=2, max_length=2)] | None = None
+    acts_from: Timestep = 0  # the change is trained and active in timesteps >= this one; 0: in all
     class_weight: NotNegative = 1.0
     semantics_weight: NotNegative = 8.0
-    latent_weight: NotNegative = 0.0  # of the squared distance of the latents to their reference's
-    reference: Literal["original", "named"] = "original"  # for a class that must change; "named": drawn with its word
-    named_every: Count | None = None  # every so manyth prompt names a class, which must still be obeyed
-    changed_factor: Factor = 0.2  # weight of both where the class is to change; also one per attribute
-    face_box_factor: Factor = 1.0  # of the semantics loss's gradient inside the face's box, where it is to change
-    face_weight: NotNegative = 0.0  # of the distance of a face's features to those of a whole face of its class
-    confidence: Share = 0.8  # targets below it are left out
+    latent_weight: NotNegative = 0.0  # of the squared distance between latents and reference latents
+    reference: Literal["original", "named"] = "original"  # for an image whose class must change: the original image,
+    # or the image of the prompt that names the target class
+    named_every: Count | None = None  # every n-th prompt names a class, which must still be obeyed
+    changed_factor: Factor = 0.2  # of both weights where the class must change; a number, or one per attribute
+    face_box_factor: Factor = 1.0  # of the semantics gradient inside the face box where the class must change
+    face_weight: NotNegative = 0.0  # of the distance between a face's features and those of a clear face of its class
+    confidence: Share = 0.8  # targets with a lower confidence are ignored
     ema: Share = 0.99
     validate_every: Count = 15
     checkpoint_every: Count = 15
-    patience: Count = 4  # validations without improvement before the early stop
+    patience: Count = 4  # validations without improvement before training stops early
 
     @model_validator(mode="after")
     def _fits(self) -> "Finetune":
@@ -113,7 +117,7 @@ class Finetune(_Section):
             raise ValueError(f"part ({self.part}) is larger than images ({self.images})")
         if self.acts_from and self.gradient != "adjusted":
             raise ValueError(
-                f"acts_from ({self.acts_from}) needs gradient: adjusted, since '{self.gradient}' uses the late steps"
+                f"acts_from ({self.acts_from}) needs gradient: adjusted, because '{self.gradient}' uses the late steps"
             )
         if self.pool < self.images:
             raise ValueError(f"pool ({self.pool}) is smaller than images ({self.images})")
@@ -124,44 +128,42 @@ class Evaluate(_Section):
     """Notebooks 06 and 07."""
 
     images: Count = 64  # per test prompt and seed
-    explicit_images: Count = 16  # per "a photo of a male ..." prompt
+    explicit_images: Count = 16  # per named prompt, such as "a photo of a male doctor"
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
 
 
 class HGuidanceSettings(_Section):
-    """Notebook 12: guided sampling, and the pictures from which its classifiers are trained."""
+    """Notebook 12: h-guidance (Parihar et al., CVPR 2024) and the images that train its classifiers."""
 
     images: Count = 12  # per train prompt and class
     mode: Literal["distribution", "sample", "assigned"] = "distribution"  # see `adapters.h_guidance`
     divergence: Literal["kl", "chi2"] = "kl"
     strength: NotNegative = 100.0  # in logits
-    reliable: NotNegative = 0.9  # a step whose classifier ranks two pictures of a prompt worse is left alone
+    reliable: NotNegative = 0.9  # steps whose classifier ranks a smaller share of image pairs correctly are not guided
 
 
 class Contrast(_Section):
-    """Notebook 11: training on triplets of pictures instead of on shares."""
+    """Notebook 11: training on triplets of images (DACL) instead of target shares."""
 
-    loss: Literal["contrastive", "denoise"] = "contrastive"  # the paper's; or the augmented pictures, without contrast
-    shared: bool = True  # noise and timestep drawn once a triplet; false: for each member, as published
+    loss: Literal["contrastive", "denoise"] = "contrastive"  # the paper's; or the same images without the contrast
+    shared: bool = True  # one noise and timestep per triplet; False: one per member, as published
+    # Parts that are trained, one stage after the other, with equally many updates each.
     stages: Annotated[list[list[Literal["text_encoder", "unet"]]], Field(min_length=1)] = [["text_encoder", "unet"]]
-
-    # the parts that are trained, one after the other for equally many updates
 
 
 class Experiment(_Section):
-    """Notebooks 08 to 12: an adapter, the shares that are wanted, and what differs from the profile's `finetune`."""
+    """Notebooks 08 to 12: an adapter, the target shares, and the differences from the profile's `finetune`."""
 
-    adapter: Literal["neurons", "lora", "prefix", "h_guidance", "words"]  # words: of classes, drawn into the prompts
-    parts: Annotated[list[Literal["text_encoder", "unet"]], Field(min_length=1)] = ["text_encoder"]  # a LoRA's
-    rank: Count = 8  # a LoRA's
+    adapter: Literal["neurons", "lora", "prefix", "h_guidance", "words"]  # words: attribute words drawn into prompts
+    parts: Annotated[list[Literal["text_encoder", "unet"]], Field(min_length=1)] = ["text_encoder"]  # of a LoRA
+    rank: Count = 8  # of a LoRA
     tokens: Count = 5  # of a prefix
-    shares: Annotated[
-        dict[str, list[Real] | None], Field(min_length=1)
-    ]  # per attribute, in order of classes; null: equal
+    # Target shares per attribute, in the order of its classes; None: equal. With `contrast` only the names count.
+    shares: Annotated[dict[str, list[Real] | None], Field(min_length=1)]
     prompts: Annotated[list[str], Field(min_length=1)] = ["occupations"]  # kinds of the prompt set
     finetune: dict[str, Any] = {}
     h_guidance: HGuidanceSettings = HGuidanceSettings()
-    contrast: Contrast | None = None  # train on the triplets of notebook 11; `shares` then only names the attributes
+    contrast: Contrast | None = None
 
     @field_validator("shares")
     @classmethod
@@ -175,18 +177,18 @@ class Experiment(_Section):
         return whole
 
 
-def _absolute_when_local(path: str | None) -> str | None:
-    return str(root() / path) if path and (root() / path).exists() else path
+def _absolute_when_local(path: str) -> str:
+    return str(located(path)) if path and located(path).exists() else path
 
 
-LocalOrHub = Annotated[str, AfterValidator(_absolute_when_local)]  # a folder, absolute once loaded, or a hub id
+LocalOrHub = Annotated[str, AfterValidator(_absolute_when_local)]  # a folder (absolute once loaded) or a hub id
 
 
 class Source(_Section):
-    """Where a classifier comes from, and which of its labels mean which class.
+    """A classifier, and which of its labels mean which class.
 
-    `labels`: attribute -> class -> label in the model's id2label, text for CLIP, or column of a MobileNetV3 file; or a
-    list of them. Not needed where the model's own labels are written attribute:class.
+    `labels` maps attribute -> class -> label, or a list of labels: a name of the model's id2label, a text for CLIP, or
+    a column of a MobileNetV3 file. Not needed if the model's own labels have the form attribute:class.
     """
 
     model: LocalOrHub
@@ -195,7 +197,7 @@ class Source(_Section):
 
 
 def _sources(value: Any) -> Any:
-    """`guide: folder`, one mapping or a list of either."""
+    """Accept a folder, a mapping, or a list of either."""
     values = value if isinstance(value, list) else [value]
     return [{"model": each} if isinstance(each, str) else each for each in values]
 
@@ -203,23 +205,47 @@ def _sources(value: Any) -> Any:
 Sources = Annotated[list[Source], BeforeValidator(_sources), Field(min_length=1)]
 
 
+def _experiments(value: Any) -> Any:
+    """Read a folder of experiment files; the name of an experiment is the file's stem, their order is alphabetical.
+
+    `finetune: {base: NAME, ...}` copies the `finetune` of another experiment in the folder and then changes it.
+    """
+    if not isinstance(value, str):
+        return value
+    files = sorted(located(value).glob("*.yaml"), key=lambda file: file.stem)
+    if not files:
+        raise UserError(f"no experiments in {value}: give a folder with a .yaml file for each experiment")
+    experiments = {file.stem: _read_yaml(file) for file in files}
+    for name, values in experiments.items():
+        seen = [name]
+        while isinstance(own := values.get("finetune"), dict) and "base" in own:
+            base = str(own["base"])
+            if base in seen or not isinstance(experiments.get(base, {}).get("finetune"), dict):
+                raise UserError(
+                    f"{value}/{name}.yaml has finetune.base {base}: name another experiment of the folder with finetune"
+                )
+            seen.append(base)
+            values["finetune"] = experiments[base]["finetune"] | {key: own[key] for key in own if key != "base"}
+    return experiments
+
+
 class Profile(_Section):
-    """All settings of a run. Paths are absolute once loaded; a hub id stays as it is."""
+    """All settings of a run. Paths become absolute when the profile is loaded; hub ids stay as they are."""
 
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
     model: LocalOrHub
     revision: str | None = None
-    device: str | None = None  # None: cuda, mps or cpu, whichever is there
+    device: str | None = None  # None: cuda, mps or cpu, the first that is available
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     prompts: str
     clip: LocalOrHub
-    dino: LocalOrHub | None = None  # a second encoder for the semantics loss, as FFD's
+    dino: LocalOrHub | None = None  # a second encoder for the semantics loss, as in FFD
     guide: Sources
     judge: Sources
     occupation_judge: LocalOrHub | None = None
     attribute: str = "gender"
     attributes: Annotated[list[str], Field(min_length=1)] = ["gender"]
-    photographs: str | None = None  # notebook 11: a folder of pictures with captions; null: the mini world draws some
+    photographs: str | None = None  # notebook 11: a folder of photographs with captions; None: the mini world's
     seed: Seed = 0
     output: Annotated[str, Field(validate_default=True)] = "outputs"
     sampling: Sampling = Sampling()
@@ -227,11 +253,11 @@ class Profile(_Section):
     locate: Locate = Locate()
     finetune: Finetune = Finetune()
     evaluate: Evaluate = Evaluate()
-    experiments: dict[str, Experiment] = {}
+    experiments: Annotated[dict[str, Experiment], BeforeValidator(_experiments)] = {}  # or a folder of their files
 
     @property
     def folder(self) -> Path:
-        """Where this profile's artefacts go (absolute)."""
+        """The output folder of this profile (absolute)."""
         return Path(self.output) / self.name
 
     @field_validator("attribute")
@@ -244,10 +270,15 @@ class Profile(_Section):
     def _all_known(cls, names: list[str]) -> list[str]:
         return [get_attribute(name).name for name in names]
 
-    @field_validator("output", "prompts", "photographs")
+    @field_validator("prompts", "photographs")
     @classmethod
-    def _absolute(cls, path: str | None) -> str | None:
-        return str(root() / path) if path else None
+    def _located(cls, path: str | None) -> str | None:
+        return str(located(path)) if path else None
+
+    @field_validator("output")
+    @classmethod
+    def _in_workspace(cls, path: str) -> str:
+        return str(workspace() / path)
 
     @model_validator(mode="after")
     def _consistent(self) -> "Profile":
@@ -255,7 +286,9 @@ class Profile(_Section):
             raise ValueError(f"attribute '{self.attribute}' is not among attributes ({', '.join(self.attributes)})")
         shared = {source.model for source in self.guide} & {source.model for source in self.judge}
         if shared:
-            raise ValueError(f"guide and judge are both {min(shared)}: name another judge, or it judges its own pupil")
+            raise ValueError(
+                f"guide and judge are both {min(shared)}: name another judge, since a guide must not judge"
+            )
         if (self.finetune.gradient_steps or 0) > self.sampling.steps:
             raise ValueError(f"finetune.gradient_steps exceeds sampling.steps ({self.sampling.steps})")
         for name in self.experiments:
@@ -266,7 +299,7 @@ class Profile(_Section):
         return self
 
     def finetune_of(self, name: str) -> Finetune:
-        """The fine-tuning settings of an experiment; `UserError` when there is none of this name."""
+        """Return the fine-tuning settings of an experiment; `UserError` for an unknown name."""
         if name not in self.experiments:
             raise UserError(
                 f"no experiment '{name}' in profile {self.name}: use {', '.join(self.experiments) or 'none'}"
@@ -275,11 +308,14 @@ class Profile(_Section):
 
 
 def load_profile(profile: str | Path | dict, overrides: dict[str, Any] | None = None) -> Profile:
-    """The profile named (a name in notebooks/profiles, a YAML file or a mapping), with dotted overrides put in.
+    """Load and validate a profile: a name in notebooks/profiles, a YAML file or a mapping.
 
-    `load_profile("mini", {"finetune.updates": 10})`. `UserError` names the file, the key and what would be valid.
+    `overrides` change single values by their dotted key: `load_profile("mini", {"finetune.updates": 10})`.
+    `UserError` names the file, the key and what would be valid.
     """
     source, values = _read(profile)
+    if "experiments" in values:
+        values["experiments"] = _experiments(values["experiments"])
     for key, value in (overrides or {}).items():
         _put(values, str(key).split("."), value, source)
     try:
@@ -290,7 +326,7 @@ def load_profile(profile: str | Path | dict, overrides: dict[str, Any] | None = 
 
 def _read(profile: str | Path | dict) -> tuple[str, dict]:
     if isinstance(profile, dict):
-        return "profile", _copy(profile)
+        return "profile", deepcopy(profile)
     folder = root() / "notebooks" / "profiles"
     path = Path(profile)
     if path.suffix not in (".yaml", ".yml"):
@@ -298,19 +334,20 @@ def _read(profile: str | Path | dict) -> tuple[str, dict]:
         if not path.is_file():
             names = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
             raise UserError(f"no profile named '{profile}': use one of {names}, or the path of a .yaml file")
+    values = _read_yaml(path)
+    if list(values) != ["profile"] or not isinstance(values["profile"], dict):
+        raise UserError(f"profile {path} must hold one mapping under the single key 'profile': see mini.yaml")
+    return f"profile {path}", values["profile"]
+
+
+def _read_yaml(path: Path) -> dict:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"profile {path} cannot be read ({error}): give the path of a .yaml file") from error
     except yaml.YAMLError as error:
         raise UserError(f"profile {path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict) or list(values) != ["profile"] or not isinstance(values["profile"], dict):
-        raise UserError(f"profile {path} must hold one mapping under the single key 'profile': see mini.yaml")
-    return f"profile {path}", _copy(values["profile"])
-
-
-def _copy(values: dict) -> dict:
-    return {key: _copy(value) if isinstance(value, dict) else value for key, value in values.items()}
+    return values if isinstance(values, dict) else {}
 
 
 def _put(values: dict, keys: list[str], value: Any, source: str) -> None:
@@ -322,7 +359,7 @@ def _put(values: dict, keys: list[str], value: Any, source: str) -> None:
 
 
 def _explain(error: dict) -> str:
-    keys = [str(part) for part in error["loc"] if "[" not in str(part)]  # pydantic names the kinds a value may have
+    keys = [str(part) for part in error["loc"] if "[" not in str(part)]  # without pydantic's names of union members
     name = ".".join(keys)
     if error["type"] == "extra_forbidden":
         if new := next((new for old, new in RENAMED.items() if re.fullmatch(old, name)), None):
@@ -339,7 +376,7 @@ def _explain(error: dict) -> str:
 
 
 def valid_keys() -> list[str]:
-    """Every key of a profile, dotted."""
+    """Return all dotted keys of a profile."""
     keys = []
     for name, field in Profile.model_fields.items():
         keys.append(name)

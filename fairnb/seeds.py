@@ -1,4 +1,4 @@
-"""Seeds from a stable hash: the same on every machine and in every run."""
+"""Seeds from a stable hash."""
 
 import hashlib
 

@@ -4,8 +4,10 @@ import papermill.iorw
 import pytest
 import yaml
 
+from fairnb import files
 from fairnb.errors import UserError
 from fairnb.files import root
+from fairnb.measure.provenance import provenance, relative
 from fairnb.profiles import load_profile, valid_keys
 
 LEAST = {
@@ -118,12 +120,84 @@ def test_profiles_are_frozen() -> None:
         load_profile(LEAST).seed = 1
 
 
+def experiment_folder(folder: Path, **finetune: dict) -> str:
+    folder.mkdir()
+    for name, settings in finetune.items():
+        values = {"adapter": "lora", "shares": {"gender": None}, "finetune": settings}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(values))
+    return str(folder)
+
+
+def test_experiments_are_the_files_of_a_folder_wherever_the_profile_comes_from(tmp_path: Path) -> None:
+    mini = yaml.safe_load((root() / "notebooks" / "profiles" / "mini.yaml").read_text())["profile"]
+    stems = sorted(file.stem for file in (root() / "notebooks" / "profiles" / "mini").iterdir())
+    assert list(load_profile("mini").experiments) == list(load_profile(mini).experiments) == stems
+    assert load_profile({**LEAST, "experiments": "notebooks/profiles/smoke"}).experiments["exp-1"].rank == 2
+    folder = experiment_folder(tmp_path / "mine", b={"updates": 3})
+    assert list(load_profile("mini", {"experiments": folder}).experiments) == ["b"]
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({"profile": {**LEAST, "experiments": folder}}))
+    changed = load_profile(tmp_path / "own.yaml", {"experiments.b.finetune.updates": 4, "experiments.b.rank": 1})
+    assert (changed.finetune_of("b").updates, changed.experiments["b"].rank) == (4, 1)
+
+
+def test_an_experiment_takes_over_the_settings_of_its_base(tmp_path: Path) -> None:
+    given = {
+        "a": {"base": "c", "updates": 1},
+        "b": {"images": 8, "part": 4, "updates": 5},
+        "c": {"base": "b", "part": 2},
+    }
+    experiments = load_profile({**LEAST, "experiments": experiment_folder(tmp_path / "mine", **given)}).experiments
+    assert experiments["a"].finetune == {"images": 8, "part": 2, "updates": 1}
+    assert experiments["c"].finetune == {"images": 8, "part": 2, "updates": 5}
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({}, "no experiments in .*mine: give a folder with a .yaml file for each experiment"),
+        ({"a": {"base": "z"}}, "mine/a.yaml has finetune.base z: name another experiment"),
+        ({"a": {"base": "a"}}, "mine/a.yaml has finetune.base a"),
+        ({"a": {"base": "b"}, "b": {"base": "a"}}, "mine/a.yaml has finetune.base a"),
+        ({"a": {"base": "b"}, "b": 3}, "mine/a.yaml has finetune.base b"),
+        ({"a": {"base": ["b"]}}, "mine/a.yaml has finetune.base"),
+        ({"a": {"update": 3}}, "experiments.a.finetune: unknown key 'update'"),
+    ],
+)
+def test_wrong_experiment_files_are_named(tmp_path: Path, given: dict, says: str) -> None:
+    with pytest.raises(UserError, match=says) as caught:
+        load_profile({**LEAST, "experiments": experiment_folder(tmp_path / "mine", **given)})
+    assert "\n" not in str(caught.value)
+    (tmp_path / "mine" / "x.yaml").write_text("a: [")
+    with pytest.raises(UserError, match="x.yaml is not YAML"):
+        load_profile({**LEAST, "experiments": str(tmp_path / "mine")})
+
+
+def test_with_a_wheel_paths_start_in_the_current_folder_and_the_rest_is_shipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped, here = tmp_path / "fairnb" / "shipped", tmp_path / "here"
+    for name in ("data/model", "data/both"):
+        (shipped / name).mkdir(parents=True)
+    for name in ("data/both", "data/own"):
+        (here / name).mkdir(parents=True)
+    monkeypatch.setattr(files, "PACKAGE", tmp_path / "fairnb")
+    monkeypatch.chdir(here)
+    assert files.root() == shipped and files.workspace() == here
+    for name, folder in {"model": shipped, "both": here, "own": here, "missing": here}.items():
+        assert files.located(f"data/{name}") == folder / "data" / name
+    profile = load_profile({**LEAST, "model": "data/model", "guide": "data/own", "prompts": "none.json"})
+    assert profile.model == str(shipped / "data" / "model") and profile.guide[0].model == str(here / "data" / "own")
+    assert profile.prompts == str(here / "none.json") and profile.folder == here / "outputs" / "own"
+    assert relative(profile.model_dump())["output"] == "outputs" and relative(profile.model) == "data/model"
+    assert provenance({})["git_commit"] is None
+
+
 def test_guide_and_judge_must_differ() -> None:
     with pytest.raises(UserError, match="guide and judge are both me/eyes: name another judge"):
         load_profile({**LEAST, "guide": "me/eyes", "judge": [{"model": "me/other"}, {"model": "me/eyes"}]})
 
 
-def test_ffd_has_the_eyes_of_sd15() -> None:
+def test_ffd_has_the_classifiers_of_sd15() -> None:
     ffd, sd15 = load_profile("ffd"), load_profile("sd15")
     assert (ffd.model, ffd.guide, ffd.judge, ffd.attributes) == (sd15.model, sd15.guide, sd15.judge, sd15.attributes)
 
@@ -132,9 +206,9 @@ def test_ffd_has_the_eyes_of_sd15() -> None:
     ("changes", "sentence"),
     [
         ({"sampling.guidance": 5.0}, "key 'sampling.guidance' is now called sampling.guidance_scale"),
-        ({"judge_may_guide": True}, "key 'judge_may_guide' is no longer there"),
+        ({"judge_may_guide": True}, "key 'judge_may_guide' was removed"),
         ({"experiments.assigned-1.guidance": {}}, "key 'experiments.assigned-1.guidance' is now called h_guidance"),
-        ({"experiments.exp-3.joint": False}, "key 'experiments.exp-3.joint' is no longer there"),
+        ({"experiments.exp-3.joint": False}, "key 'experiments.exp-3.joint' was removed"),
     ],
 )
 def test_a_key_of_an_older_version_says_what_became_of_it(changes, sentence):

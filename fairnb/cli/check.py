@@ -1,32 +1,30 @@
-"""Is everything installed, does it fit together, and what is this machine?"""
+"""`fairnb check`: installed packages, the shipped model and the device."""
 
 import importlib
+import operator
 import os
+import re
 import sys
 from importlib.metadata import PackageNotFoundError, requires, version
-from pathlib import Path
-
-from packaging.requirements import Requirement
 
 from fairnb.files import root
-from fairnb.profiles import load_profile
 
 MODULES = {"facenet-pytorch": "facenet_pytorch", "pillow": "PIL", "pyyaml": "yaml"}
+COMPARE = {">=": operator.ge, "<": operator.lt}  # all that pyproject.toml uses
 
 
 def check_environment() -> bool:
-    """Print a line OK or FAIL per package, for the device and for mini-sd; True when all are OK."""
-    lines = [_python(), *(_package(need) for need in needed()), _model()]
+    """Print one line with OK or FAIL per package and for mini-sd, and the device; return True if all are OK."""
+    lines = [_python(), *map(_package, needed()), _model()]
     for good, name, text in lines:
         print(f"{'OK  ' if good else 'FAIL'}  {name:<18} {text}")
     print(f"{'':6}{'device':<18} {_device()}")
     return all(good for good, *_ in lines)
 
 
-def needed() -> list[Requirement]:
-    """What pyproject.toml asks for, without extras."""
-    needs = [Requirement(line) for line in requires("fairnb") or []]
-    return [need for need in needs if need.marker is None or need.marker.evaluate({"extra": ""})]
+def needed() -> list[str]:
+    """Return the dependencies of pyproject.toml, such as "torch>=2.11", without those of extras."""
+    return [need for need in requires("fairnb") or [] if "extra ==" not in need]
 
 
 def _python() -> tuple[bool, str, str]:
@@ -34,27 +32,33 @@ def _python() -> tuple[bool, str, str]:
     return good, "python", sys.version.split()[0] + ("" if good else ": install Python 3.11 or newer")
 
 
-def _package(need: Requirement) -> tuple[bool, str, str]:
-    module = MODULES.get(need.name, need.name.replace("-", "_"))
+def _package(need: str) -> tuple[bool, str, str]:
+    name, bounds = re.fullmatch(r"([\w.-]+)(.*)", need).groups()
+    advice = f"make env, or pip install '{need}'"
     try:
-        found = version(need.name)
+        found = version(name)
     except PackageNotFoundError:
-        return False, need.name, "missing: make env, or pip install -r requirements.lock"
-    if not need.specifier.contains(found, prereleases=True):
-        return False, need.name, f"{found} is not {need.specifier}: pip install -r requirements.lock"
+        return False, name, f"missing: {advice}"
+    for compare, bound in re.findall(r"(>=|<)([\d.]+)", bounds):
+        if not COMPARE[compare](_numbers(found), _numbers(bound)):
+            return False, name, f"{found} is not {bounds}: {advice}"
     try:
-        importlib.import_module(module)
-    except Exception as error:  # a package that fails on import may raise anything
+        importlib.import_module(MODULES.get(name, name.replace("-", "_")))
+    except Exception as error:  # a broken package may raise anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        advice = "torch and torchvision must be a pair; rm -rf .venv, then make env"
-        return False, need.name, f"{found} does not import ({reason}): {advice}"
-    return True, need.name, found
+        advice = "install torch and torchvision together, in the versions of requirements.lock"
+        return False, name, f"{found} does not import ({reason}): {advice}"
+    return True, name, found
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", text.partition("+")[0])]
 
 
 def _model() -> tuple[bool, str, str]:
-    model = Path(load_profile("mini").model)
-    good = (root() / model / "model_index.json").is_file()
-    return good, "mini-sd", "data/mini-sd" + ("" if good else " is missing: git checkout data/mini-sd, or make mini-sd")
+    model = root() / "data" / "mini-sd"
+    good = (model / "model_index.json").is_file()
+    return good, "mini-sd", str(model) + ("" if good else " is missing: git checkout data/mini-sd, or make mini-sd")
 
 
 def _device() -> str:

@@ -42,7 +42,8 @@ def run_notebooks(
     paths = find_notebooks(names)
     for path in paths:
         check_parameters(path)
-    parameters = {"profile": str(profile) if isinstance(profile, Path) else profile, "overrides": overrides}
+    given = profile if isinstance(profile, dict) else str(profile)
+    parameters = {"profile": given, "overrides": overrides | {"output": settings.output}}
     for path in paths:
         if is_current(path, settings):
             print(f"{path.stem:<28} up to date", flush=True)
@@ -93,7 +94,7 @@ def _run(path: Path, profile: Profile, parameters: dict) -> bool:
     settings = executed.with_name(f".{path.stem}.yaml")
     write_atomically(settings, lambda temporary: temporary.write_text(yaml.safe_dump(parameters), encoding="utf-8"))
     command = [sys.executable, "-m", "papermill", str(path), str(running), "-k", "python3", "-f", str(settings)]
-    command += ["--cwd", str(path.parent), "--no-progress-bar"]
+    command += ["--no-progress-bar"]
     live = sys.stdout.isatty()
     print(f"{path.stem:<28} {about}", end="" if live else " ... ", flush=True)
     started = time.monotonic()

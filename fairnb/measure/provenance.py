@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fairnb.files import root
+from fairnb.files import root, workspace
 from fairnb.profiles import Profile
 
 PACKAGES = ["torch", "diffusers", "transformers", "accelerate", "facenet-pytorch", "numpy", "pandas", "scipy"]
@@ -41,13 +41,17 @@ def relative(value: Any) -> Any:
         return {key: relative(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [relative(inner) for inner in value]
-    if isinstance(value, str) and Path(value).is_absolute() and Path(value).is_relative_to(root()):
-        return Path(value).relative_to(root()).as_posix()
+    if isinstance(value, str) and Path(value).is_absolute():
+        for folder in (root(), workspace()):
+            if Path(value).is_relative_to(folder):
+                return Path(value).relative_to(folder).as_posix()
     return value
 
 
 def _git_commit() -> str | None:
     """The commit, followed by "+changes" if tracked files differ from it; None outside a checkout."""
+    if not (root() / ".git").exists():
+        return None
     git = ["git", "-C", str(root())]
     try:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fairnb.files import root
+from fairnb.files import workspace
 from fairnb.miniworld.build import build as build_world
 from fairnb.miniworld.quality import measure, write_card
 from fairnb.profiles import load_profile
@@ -27,7 +27,7 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; by default t
 @app.command()
 def build(work: Work = Path("outputs/mini-sd-build"), out: Out = Path("data/mini-sd"), device: Device = None) -> None:
     """Draw the portraits and train every model (hours on a CPU, minutes on a GPU; resumes where it was killed)."""
-    build_world(root() / work, root() / out, device=device)
+    build_world(workspace() / work, workspace() / out, device=device)
 
 
 @app.command()
@@ -35,7 +35,7 @@ def quality(work: Work = Path("outputs/mini-sd-build"), profile: str = "mini", i
     """Measure the model of a profile at its sampling settings and write its card (minutes)."""
     chosen = load_profile(profile)
     how = chosen.sampling
-    figures = measure(Path(chosen.model), root() / work, how.steps, how.guidance_scale, how.batch, images)
+    figures = measure(Path(chosen.model), workspace() / work, how.steps, how.guidance_scale, how.batch, images)
     write_card(Path(chosen.model), figures)
     print(json.dumps(figures, indent=1))
 

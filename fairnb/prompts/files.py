@@ -1,4 +1,4 @@
-"""Read prompts from files in the forms that the field uses."""
+"""Read prompts from text, CSV and JSON files, including those of published code."""
 
 import csv
 import io
@@ -13,12 +13,12 @@ from fairnb.prompts.templates import photo_of
 
 
 def read_prompts(path: str | Path) -> pd.DataFrame:
-    """Prompts from a file in one of the forms of the field, as rows like `prompt_rows` gives.
+    """Read prompts from a file; returns the same columns as `prompt_rows`.
 
-    A text file with a prompt a line; a CSV with the column `prompt` (and `occupation`, if it has one); a JSON list of
-    prompts; a JSON prompt set of ours or a dict of lists of occupations (Bias Neurons' occupation.json), which become
-    "a photo of a ..."; FFD's files, whose `test_prompts` are taken, or else its test templates and occupations.
-    `UserError` names the file and what is wrong in it.
+    The file is one of: text with one prompt per line; CSV with a column `prompt` (and optionally `occupation`); a JSON
+    list of prompts; a JSON prompt set of fairnb; a JSON dict of lists of occupations (Bias Neurons' occupation.json),
+    which become "a photo of a ..."; one of FFD's JSON files, of which `test_prompts`, or else the test templates and
+    occupations, are used. `UserError` names the file and the mistake.
     """
     path = Path(path)
     try:
@@ -32,10 +32,10 @@ def read_prompts(path: str | Path) -> pd.DataFrame:
     else:
         rows = [(line.strip(), None, "test") for line in text.splitlines() if line.strip()]
     if not rows:
-        raise UserError(f"prompt file {path} holds no prompt: write one a line")
+        raise UserError(f"prompt file {path} holds no prompt: write one per line")
     for prompt, _, _ in rows:
         if not isinstance(prompt, str) or not prompt.strip():
-            raise UserError(f"prompt file {path} holds {prompt!r}, which is no prompt: remove it")
+            raise UserError(f"prompt file {path} holds {prompt!r}, which is not a prompt: remove it")
     seen = [prompt for prompt, _, _ in rows]
     if twice := [prompt for number, prompt in enumerate(seen) if prompt in seen[:number]]:
         raise UserError(f"prompt file {path} holds '{twice[0]}' twice: remove one")
@@ -51,7 +51,7 @@ def _prompts_of_csv(text: str, path: Path) -> list[tuple]:
     except csv.Error as error:
         raise UserError(f"prompt file {path} is not a CSV table: {error}") from error
     if "prompt" not in (reader.fieldnames or ()):
-        raise UserError(f"prompt file {path} has no column 'prompt': name the column with the prompts so")
+        raise UserError(f"prompt file {path} has no column 'prompt': give the column of prompts this name")
     if wide := [number for number, row in enumerate(rows, 2) if None in row]:
         raise UserError(
             f"prompt file {path} has more fields than columns in row {wide[0]}: put such a prompt in quotes"
@@ -77,5 +77,5 @@ def _prompts_of_json(text: str, path: Path) -> list[tuple]:
         return [(str(template).replace("{occupation}", str(word)), word, "test") for template, word in pairs]
     for word in (word for words in content.values() for word in words):
         if not isinstance(word, str) or not word.strip():
-            raise UserError(f"prompt file {path} holds {word!r}, which is no occupation: remove it")
+            raise UserError(f"prompt file {path} holds {word!r}, which is not an occupation: remove it")
     return [(photo_of(word), word, "test") for words in content.values() for word in words]

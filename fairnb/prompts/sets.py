@@ -1,8 +1,7 @@
-"""Prompts and the sets of words they are made of: occupations in three splits, contents without people, contexts."""
+"""Prompt sets: occupations in three splits, contents without people, contexts, and further kinds of prompts."""
 
 import json
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
 import pandas as pd
@@ -12,14 +11,16 @@ from fairnb.errors import UserError
 from fairnb.prompts.templates import name_class, photo_of
 
 SPLITS = ("train", "validation", "test")
-OCCUPATIONS = "occupations"  # the kind of prompts that every set has
+OCCUPATIONS = "occupations"  # the kind that every prompt set has
 
 
 class PromptSet(BaseModel):
-    """Words for prompts. `occupations` maps train, validation and test to disjoint lists: what is debiased on, chosen
-    on, and reported on. `contents` are subjects without people, `contexts` are places and times ("by the sea").
-    `kinds` holds further kinds of prompts with people, each in the same splits, written whole ("a photo of a happy
-    person")."""
+    """The words and prompts of a run.
+
+    `occupations` maps train, validation and test to disjoint lists; training uses the first, model selection the second
+    and reports the third. `contents` are subjects without people, `contexts` are places and times ("by the sea").
+    `kinds` holds further kinds of complete prompts about people ("a photo of a happy person"), in the same splits.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     occupations: dict[str, list[str]]
@@ -44,44 +45,31 @@ class PromptSet(BaseModel):
             raise ValueError(f"'{min(shared)}' is in two splits of occupations")
         for kind, splits in self.kinds.items():
             if kind == OCCUPATIONS or set(splits) != set(SPLITS):
-                raise ValueError(f"kinds.{kind} needs another name than occupations and the splits {', '.join(SPLITS)}")
+                raise ValueError(f"kinds.{kind} needs a name other than occupations and the splits {', '.join(SPLITS)}")
         prompts = [prompt for splits in self.kinds.values() for words in splits.values() for prompt in words]
         if twice := {prompt for prompt in prompts if prompts.count(prompt) > 1}:
             raise ValueError(f"kinds hold '{min(twice)}' twice")
         for prompt in prompts:
-            try:
-                name_class(prompt, "old")
-            except UserError as error:
-                raise ValueError(str(error)) from error
+            name_class(prompt, "old")  # raises if no class can be named
         return self
 
     def split(self, name: str) -> list[str]:
-        """The occupations of one split."""
+        """Return the occupations of one split; `UserError` for an unknown split."""
         if name not in SPLITS:
             raise UserError(f"unknown split '{name}': use one of {', '.join(SPLITS)}")
         return self.occupations[name]
 
     def prompts(self, split: str, kinds: Sequence[str] = (OCCUPATIONS,)) -> list[str]:
-        """Whole prompts of one split of the kinds, occupations as "a photo of a ..."."""
-        rows = prompt_rows(self, split, kinds=kinds)
-        return rows.prompt.tolist()
+        """Return the prompts of one split of some kinds; for occupations, "a photo of a ..."."""
+        return prompt_rows(self, split, kinds=kinds).prompt.tolist()
 
     def all(self) -> list[str]:
-        """Every occupation, train first, then validation, then test; the position is the prompt id."""
+        """Return all occupations: train, validation, test. An occupation's position is its prompt id."""
         return [word for split in SPLITS for word in self.occupations[split]]
-
-    def split_of(self, occupation: str) -> str:
-        """The split that holds an occupation; `UserError` when none does."""
-        for split in SPLITS:
-            if occupation in self.occupations[split]:
-                return split
-        near = get_close_matches(occupation, self.all(), 1)
-        hint = f"did you mean '{near[0]}'" if near else f"use one of {', '.join(self.all())}"
-        raise UserError(f"unknown occupation '{occupation}': {hint}")
 
 
 def load_prompt_set(path: str | Path) -> PromptSet:
-    """Read a prompt set from JSON; `UserError` names the file and what is wrong in it."""
+    """Read a prompt set from JSON; `UserError` names the file and the mistake."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -102,11 +90,11 @@ def load_prompt_set(path: str | Path) -> PromptSet:
 def prompt_rows(
     prompts: PromptSet, *splits: str, word: str = "", kinds: Sequence[str] = (OCCUPATIONS,)
 ) -> pd.DataFrame:
-    """One row per prompt of the splits: prompt_id, prompt, occupation (None in other kinds), split.
+    """Return a table with one row per prompt: prompt_id, prompt, occupation (None for other kinds), split.
 
-    `word` asks for a class explicitly ("male" gives "a photo of a male doctor"). The id is the prompt's position among
-    all prompts of all kinds, occupations first, so it is the same whichever splits and kinds are asked for.
-    `UserError` for a kind that the set does not have.
+    `word` names a class in every prompt ("male" gives "a photo of a male doctor"). The id is the position among all
+    prompts of all kinds, occupations first, so it does not depend on the selected splits and kinds.
+    `UserError` for an unknown split or kind.
     """
     every = {
         OCCUPATIONS: [(photo_of(name), name, split) for split in SPLITS for name in prompts.occupations[split]],
@@ -118,12 +106,12 @@ def prompt_rows(
     if unknown := [kind for kind in kinds if kind not in every]:
         raise UserError(f"no prompts of kind '{unknown[0]}': use {', '.join(every)}")
     for split in splits:
-        prompts.split(split)  # refuses an unknown one
+        prompts.split(split)  # raises for an unknown split
     numbered = enumerate((kind, row) for kind, rows in every.items() for row in rows)
     chosen = [(number, *row) for number, (kind, row) in numbered if kind in kinds and row[2] in splits]
     chosen.sort(key=lambda row: (splits.index(row[3]), row[0]))
     return pd.DataFrame(
         [(number, name_class(prompt, word), occupation, split) for number, prompt, occupation, split in chosen],
         columns=["prompt_id", "prompt", "occupation", "split"],
-        dtype=object,  # a missing occupation stays None
+        dtype=object,  # keeps None for a missing occupation
     ).astype({"prompt_id": int})

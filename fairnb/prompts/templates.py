@@ -1,4 +1,4 @@
-"""The field's prompt template, how a class is named in it, and attribute words drawn into prompts."""
+"""Prompt templates, and attribute words inserted into prompts."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,7 +11,7 @@ from fairnb.seeds import stable_seed
 
 
 def _with_article(phrase: str) -> str:
-    """'an old pilot', 'a university teacher': by sound, for the few words whose first letter misleads."""
+    """Add a or an by sound ("an old pilot", "a university teacher"), as far as a few rules go."""
     word = phrase.lower()
     if word.startswith(("uni", "use", "util", "eu", "one")):
         return f"a {phrase}"
@@ -19,13 +19,16 @@ def _with_article(phrase: str) -> str:
 
 
 def photo_of(phrase: str, style: str = "photo") -> str:
-    """The field's prompt template: 'a photo of a doctor', 'a photo of an old pilot', 'an oil painting of a cup'."""
+    """Return a prompt such as "a photo of a doctor", "a photo of an old pilot" or "an oil painting of a cup"."""
     return f"{_with_article(style)} of {_with_article(phrase)}"
 
 
 def name_class(prompt: str, words: str) -> str:
-    """The prompt with `words` before its subject: "a drawing of a pilot at night" and "female" give "a drawing of a
-    female pilot at night". `UserError` for a prompt that is not written "a STYLE of a SUBJECT"."""
+    """Insert `words` before the subject: "a drawing of a pilot at night" becomes "a drawing of a female pilot at
+    night".
+
+    `UserError` if the prompt does not have the form "a STYLE of a SUBJECT".
+    """
     if not words:
         return prompt
     head, found, subject = prompt.partition(" of a")
@@ -36,10 +39,10 @@ def name_class(prompt: str, words: str) -> str:
 
 
 def draw_words(rows: pd.DataFrame, shares: Mapping[str, Sequence[float]], images: int, seed: int) -> pd.DataFrame:
-    """The rows (`prompt_rows`) with the column `words`: for each of `images` pictures of a prompt the words of a class
-    of every attribute, drawn with its share. The trivial rival of every method: who is seen is written into the prompt.
+    """Add a column `words` to the rows of `prompt_rows`: for each of `images` images, random attribute words.
 
-    `generate.generate` puts them before the subject; the noise stays that of the plain prompt.
+    The classes of every attribute are drawn with the given shares. This is the trivial baseline of every method.
+    `measure.generate` inserts the words before the subject and keeps the noise of the plain prompt.
     """
     drawn = []
     for prompt in rows.prompt:

@@ -105,15 +105,21 @@ def _judge() -> Classifier:
 
 
 def test_check_says_what_to_do(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    wanted = [check.Requirement("numpy>=1"), check.Requirement("numpy<1"), check.Requirement("no-such-package")]
+    wanted = ["numpy>=1", "numpy<1", "numpy<3,>=99.0.1", "no-such-package>=2"]
     monkeypatch.setattr(check, "needed", lambda: wanted)
     assert not check.check_environment()
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].startswith("OK    numpy")
-    assert lines[2].startswith("FAIL  numpy") and "pip install -r requirements.lock" in lines[2]
-    assert lines[3].startswith("FAIL  no-such-package") and "make env" in lines[3]
+    assert lines[2].startswith("FAIL  numpy") and lines[2].endswith("is not <1: make env, or pip install 'numpy<1'")
+    assert lines[3].startswith("FAIL  numpy") and "is not <3,>=99.0.1" in lines[3]
+    assert lines[4].startswith("FAIL  no-such-package") and "missing: make env, or pip install" in lines[4]
     assert "device" in lines[-1]
 
 
 def test_everything_declared_is_installed() -> None:
+    assert len(check.needed()) >= 20  # or the metadata was not read
     assert all(good for good, *_ in map(check._package, check.needed()))
+
+
+def test_versions_are_compared_by_their_numbers() -> None:
+    assert check._numbers("2.15.0+cu132") == [2, 15, 0] > check._numbers("2.9") and check._numbers("2.6") > [2, 5, 3]
