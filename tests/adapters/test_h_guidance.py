@@ -11,8 +11,7 @@ from fairnb.adapters.load import load_adapter
 from fairnb.diffusion.sampling import noise, sample
 from fairnb.errors import UserError
 from fairnb.measure.generate import generate
-from fairnb.profiles import Sampling, load_profile
-from fairnb.vision.perception import load_vision_models
+from fairnb.profiles import Sampling
 
 PROMPT = "a photo of a doctor"
 CLASSES = {"gender": ("female", "male"), "skin_tone": ("light", "medium", "brown", "dark")}
@@ -219,9 +218,8 @@ def test_classifiers_of_another_model_are_refused(tiny_pipe, mini):
         sample(pipe, PROMPT, noise(pipe, PROMPT, range(2), 0), steps=2, guidance_scale=3.0)
 
 
-def test_on_mini_sd_pictures_of_a_job_never_seen_get_equal_shares(mini):
-    profile = load_profile("mini", {"device": "cpu"})
-    vision, sampling = load_vision_models(profile, "cpu"), Sampling(steps=6, guidance_scale=3.0, batch=16)
+def test_on_mini_sd_pictures_of_a_job_never_seen_get_equal_shares(mini, vision):
+    sampling = Sampling(steps=6, guidance_scale=3.0, batch=16)
     jobs = [f"a photo of a {job}" for job in ("pilot", "lifeguard", "person", "gardener", "nurse", "lawyer")]
     made = h_classifier_from_prompts(mini, vision, "gender", jobs, images=8, sampling=sampling, seed=0)
     assert made.accuracy.min() > 0.9  # the word is in h from the first step

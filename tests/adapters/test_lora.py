@@ -10,7 +10,6 @@ from fairnb.diffusion.sampling import noise, sample
 from fairnb.errors import UserError
 from fairnb.profiles import load_profile
 from fairnb.training.alignment import AlignmentRun
-from fairnb.vision.perception import load_vision_models
 from tests.conftest import MINI, build_tiny
 
 PROMPT = "a photo of a doctor"
@@ -83,12 +82,11 @@ def test_plain_diffusers_reads_the_file(tiny_pipe, tmp_path, parts):
 
 
 @pytest.mark.parametrize("parts", PARTS)
-def test_the_loop_trains_it(mini, tmp_path, parts):
+def test_the_loop_trains_it(mini, tmp_path, parts, vision):
     P = load_profile("smoke", {"device": "cpu"})
     changes = {"updates": 2, "acts_from": 0, "confidence": 0.5, "learning_rate": 1e-3, "reference": "original"}
     before = prints(mini)
     lora = LoRA(mini, 4, parts)
-    vision = load_vision_models(P, "cpu")
     settings = P.finetune.model_copy(update=changes)
     run = AlignmentRun(mini, lora, vision, {"gender": [0.5, 0.5]}, settings, P.sampling, seed=0)
     history = run.train(["a photo of a pilot", "a photo of a nurse"], [], tmp_path)

@@ -13,7 +13,6 @@ from fairnb.diffusion.sampling import noise, sample
 from fairnb.errors import UserError
 from fairnb.profiles import load_profile
 from fairnb.training.alignment import AlignmentRun
-from fairnb.vision.perception import load_vision_models
 from tests.conftest import build_tiny
 
 PROMPT = "a photo of a doctor"
@@ -82,12 +81,11 @@ def test_merged_into_tokenizer_and_text_encoder(tiny_pipe):
         prefix.merge(other, 0.5)
 
 
-def test_the_loop_trains_it(mini, tmp_path):
+def test_the_loop_trains_it(mini, tmp_path, vision):
     P = load_profile("smoke", {"device": "cpu"})
     before = fingerprint(mini.text_encoder)
     prefix = PrefixTokens(mini)
     start = prefix.parameters()[0].detach().clone()
-    vision = load_vision_models(P, "cpu")
     changes = {"updates": 2, "acts_from": 0, "confidence": 0.5, "reference": "original"}
     settings = P.finetune.model_copy(update=changes)
     run = AlignmentRun(mini, prefix, vision, {"gender": [0.5, 0.5]}, settings, P.sampling, seed=0)

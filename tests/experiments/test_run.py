@@ -20,8 +20,6 @@ from fairnb.measure.records import read_records
 from fairnb.profiles import load_profile
 from fairnb.prompts.sets import load_prompt_set
 from fairnb.training.loop import save_checkpoint
-from fairnb.vision.classifiers import load_classifier
-from fairnb.vision.perception import load_vision_models
 from tests.adapters.test_h_guidance import classifier as random_classifier
 
 SMALL = {"device": "cpu", "evaluate.images": 2, "evaluate.explicit_images": 1, "locate.k": 0.01}
@@ -34,14 +32,13 @@ def smoke(folder, **experiment):
     return load_profile("smoke", SMALL | changes)
 
 
-def test_an_experiment_is_trained_evaluated_and_not_done_twice(mini, tmp_path):
+def test_an_experiment_is_trained_evaluated_and_not_done_twice(mini, tmp_path, vision, judge):
     P = smoke(tmp_path)
     words = load_prompt_set(P.prompts)
     words = words.model_copy(
         update={"contents": words.contents[:1], "occupations": words.occupations | {"test": ["miner"]}}
     )
-    vision = load_vision_models(P, "cpu")
-    judge, before = load_classifier(P.judge), fingerprint(mini.text_encoder)
+    before = fingerprint(mini.text_encoder)
     write_json(P.folder / "experiments" / "one" / "plan.json", {"seed": "of a run that was refused"})
     result = run_experiment(mini, vision, judge, words, P, "one")
     assert fingerprint(mini.text_encoder) == before
@@ -182,7 +179,7 @@ def test_guided_experiments_share_a_classifier_which_no_failure_loses(tiny_pipe,
     assert asked == [4, 5]
 
 
-def test_a_contrastive_experiment_trains_on_the_triplets_of_its_folder(mini, tmp_path, monkeypatch):
+def test_a_contrastive_experiment_trains_on_the_triplets_of_its_folder(mini, tmp_path, monkeypatch, vision, judge):
     contrast = {"adapter": "lora", "rank": 2, "shares": {"gender": None}, "prompts": ["occupations"], "contrast": {}}
     P = smoke(tmp_path, **contrast, finetune={"acts_from": 0, "updates": 2, "validate_every": 9, "checkpoint_every": 1})
     words = load_prompt_set(P.prompts)
@@ -192,7 +189,6 @@ def test_a_contrastive_experiment_trains_on_the_triplets_of_its_folder(mini, tmp
             "occupations": words.occupations | {"train": ["chef"], "test": ["miner"]},
         }
     )
-    vision, judge = load_vision_models(P, "cpu"), load_classifier(P.judge)
     with pytest.raises(UserError, match="cannot be read as triplets"):
         run_experiment(mini, vision, judge, words, P, "one")
     folder, lines = P.folder / "triplets", []
@@ -219,7 +215,7 @@ def test_a_contrastive_experiment_trains_on_the_triplets_of_its_folder(mini, tmp
     assert history.startswith("loss,denoise,text,vision,prompt")
 
 
-def test_words_in_the_prompt_are_evaluated_like_any_method_and_train_nothing(mini, tmp_path):
+def test_words_in_the_prompt_are_evaluated_like_any_method_and_train_nothing(mini, tmp_path, vision, judge):
     P = smoke(tmp_path, adapter="words", shares={"gender": [1.0, 0.0]}, prompts=["occupations"])
     words = load_prompt_set(P.prompts)
     words = words.model_copy(
@@ -228,7 +224,7 @@ def test_words_in_the_prompt_are_evaluated_like_any_method_and_train_nothing(min
             "occupations": words.occupations | {"train": ["chef"], "test": ["miner"]},
         }
     )
-    result = run_experiment(mini, load_vision_models(P, "cpu"), load_classifier(P.judge), words, P, "one")
+    result = run_experiment(mini, vision, judge, words, P, "one")
     assert (result["parameters"], result["megabytes"], result["minutes"]) == (0, 0.0, None)
     assert result["drift"] == pytest.approx(0, abs=1e-6)
     after = read_records(P.folder / "experiments" / "one" / "occupations" / "records.parquet")

@@ -21,7 +21,6 @@ from fairnb.profiles import load_profile
 from fairnb.prompts.attributes import GENDER
 from fairnb.training.alignment import AlignmentRun, pick_prompt
 from fairnb.vision.encoders import load_dino
-from fairnb.vision.perception import load_vision_models
 from tests.training.finetune_run import run
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -97,18 +96,17 @@ def test_gradient_checkpointing_changes_memory_not_the_result(whole, tmp_path):
     torch.testing.assert_close(torch.tensor(one["loss"]), torch.tensor(two["loss"]), rtol=1e-3, atol=1e-4)
 
 
-def gender_alignment(pipe):
+def gender_alignment(pipe, vision):
     """An alignment of the profile smoke on a few weights, not started."""
     P = load_profile("smoke", {"device": "cpu"})
-    vision = load_vision_models(P, "cpu")
     adapter = BiasNeurons(pipe.unet, {"conv_out.weight": torch.arange(200)})
     return AlignmentRun(pipe, adapter, vision, {"gender": [0.5, 0.5]}, P.finetune, P.sampling, seed=0)
 
 
-def test_an_update_in_smaller_batches_has_the_same_gradient(mini):
+def test_an_update_in_smaller_batches_has_the_same_gradient(mini, vision):
     gradients = []
     for batch in (16, 3):
-        run_ = gender_alignment(mini)
+        run_ = gender_alignment(mini, vision)
         run_.settings = run_.settings.model_copy(update={"gradient_steps": 4, "acts_from": 0})
         run_.sampling = run_.sampling.model_copy(update={"batch": batch})
         run_.adapter.attach()
@@ -119,8 +117,8 @@ def test_an_update_in_smaller_batches_has_the_same_gradient(mini):
     torch.testing.assert_close(*gradients, rtol=1e-2, atol=1e-3 * gradients[0].abs().max().item())
 
 
-def test_changed_images_are_pulled_to_the_picture_of_the_named_class(mini):
-    run_ = gender_alignment(mini)
+def test_changed_images_are_pulled_to_the_picture_of_the_named_class(mini, vision):
+    run_ = gender_alignment(mini, vision)
     adapter = run_.adapter
     adapter.attach()
     originals = run_.reference_model.originals(PILOT)
@@ -139,8 +137,8 @@ def test_changed_images_are_pulled_to_the_picture_of_the_named_class(mini):
     torch.testing.assert_close(latents[[1]], named, rtol=1e-4, atol=1e-4)
 
 
-def test_a_prompt_that_names_a_class_is_pulled_to_the_original_of_that_prompt(mini):
-    run_ = gender_alignment(mini)
+def test_a_prompt_that_names_a_class_is_pulled_to_the_original_of_that_prompt(mini, vision):
+    run_ = gender_alignment(mini, vision)
     adapter = run_.adapter
     assert [run_.named_classes(number) for number in range(6)] == [None, (0,), None, (1,), None, (0,)]
     assert [run_.reference_model.words(classes) for classes in (None, (1,))] == ["", GENDER.words[1]]
@@ -177,8 +175,8 @@ def test_every_prompt_comes_once_a_round():
     assert rounds[0] != rounds[1] or rounds[1] != rounds[2]
 
 
-def test_face_realism_pulls_to_whole_faces(mini):
-    run_ = gender_alignment(mini)
+def test_face_realism_pulls_to_whole_faces(mini, vision):
+    run_ = gender_alignment(mini, vision)
     run_.settings = run_.settings.model_copy(update={"face_weight": 1.0, "images": 4, "pool": 4})
     run_.adapter.attach()
     run_.reference_model.gather_bank([PILOT, "a photo of a nurse"])
@@ -199,8 +197,8 @@ def test_face_realism_pulls_to_whole_faces(mini):
     assert torch.equal(goal[0], own[(own @ originals.faces[0]).argmax()])
 
 
-def test_the_number_of_steps_is_drawn_anew_each_update(mini):
-    run_ = gender_alignment(mini)
+def test_the_number_of_steps_is_drawn_anew_each_update(mini, vision):
+    run_ = gender_alignment(mini, vision)
     assert {run_.steps(number) for number in range(40)} == {run_.sampling.steps}
     run_.settings = run_.settings.model_copy(update={"steps": [19, 23]})
     assert {run_.steps(number) for number in range(60)} == {19, 20, 21, 22, 23}
@@ -211,10 +209,9 @@ def test_the_number_of_steps_is_drawn_anew_each_update(mini):
     assert math.isfinite(row["loss"])
 
 
-def test_dino_looks_beside_clip(mini, tmp_path):
+def test_dino_looks_beside_clip(mini, tmp_path, vision):
     config = Dinov2Config(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=64, patch_size=4)
     Dinov2Model(config).save_pretrained(tmp_path)
-    vision = gender_alignment(mini).vision
     both = dataclasses.replace(vision, dino=load_dino(tmp_path))
     images = torch.rand(2, 3, 64, 64)
     features = both.image_features(images)
@@ -231,8 +228,8 @@ def test_dino_looks_beside_clip(mini, tmp_path):
         ({("gender", "skin_tone"): [[0.125] * 4] * 2}, "4 images an update cannot show the 8 combinations of gender"),
     ],
 )
-def test_shares_that_cannot_be_reached_are_refused(mini, tmp_path, shares, message):
-    run_ = gender_alignment(mini)
+def test_shares_that_cannot_be_reached_are_refused(mini, tmp_path, shares, message, vision):
+    run_ = gender_alignment(mini, vision)
     run_.shares = shares
     with pytest.raises(UserError, match=message):
         run_.train([PILOT], [], tmp_path / "new")
