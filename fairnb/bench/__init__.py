@@ -1,0 +1,1 @@
+"""Time and memory, measured beside the published or plain way."""

@@ -1,0 +1,1 @@
+"""Run notebooks and experiments, evaluate, audit, and collect results."""

@@ -1,0 +1,1 @@
+"""Generate and judge images; records, metrics, targets, spread."""

@@ -1,1 +1,1 @@
-"""The miniature world: portraits that the project draws itself."""
+"""The mini world: drawn portraits with a planted bias, and the models trained on them."""

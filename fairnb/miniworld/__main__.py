@@ -1,4 +1,4 @@
-"""`python -m fairnb.miniworld build|quality`: make the mini world, and measure what was made."""
+"""`python -m fairnb.miniworld build|quality`: build the mini world and measure it."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ app = typer.Typer(add_completion=False, help=__doc__)
 
 @app.callback()
 def main() -> None:
-    """Make the mini world, and measure what was made."""
+    """Build the mini world, and measure it."""
 
 
 Work = Annotated[Path, typer.Option(help="where drawings, checkpoints and finished weights are kept")]
@@ -26,7 +26,7 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; by default t
 
 @app.command()
 def build(work: Work = Path("outputs/mini-sd-build"), out: Out = Path("data/mini-sd"), device: Device = None) -> None:
-    """Draw the portraits and train every model (hours on a CPU, minutes on a GPU; resumes where it was killed)."""
+    """Draw the portraits and train every model (hours on a CPU, minutes on a GPU); a killed call resumes."""
     build_world(workspace() / work, workspace() / out, device=device)
 
 

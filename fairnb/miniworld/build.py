@@ -1,7 +1,7 @@
-"""Build the mini world from nothing: draw, train every model, write `data/mini-sd/` in the diffusers layout.
+"""Build the mini world from nothing: draw portraits, train every model, write `data/mini-sd/` in the diffusers layout.
 
-Every stage leaves its result in the work folder and is skipped when that is there; within a stage, training resumes
-from its last checkpoint. So `make mini-sd` may be killed at any time and started again.
+Every stage stores its result in the work folder and is skipped if the result exists; a training resumes from its last
+checkpoint. So `make mini-sd` may be killed and restarted at any time.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,7 @@ SEED = 2026
 
 @dataclass(frozen=True)
 class Steps:
-    """How long each model trains."""
+    """The number of portraits, and of training steps of each model."""
 
     pictures: int = 16_000
     classifier: int = 1_200
@@ -48,7 +48,7 @@ FULL = Steps()
 
 
 def build(work: Path, out: Path, steps: Steps = FULL, device: str | None = None) -> None:
-    """Draw and train everything in `work`, then write the model folder `out`."""
+    """Draw portraits and train all models in `work`, then write the model folder `out`."""
     device = pick_device(device)
     print(f"mini world on {device}: {steps}")
     data = draw_dataset(work / "portraits", steps.pictures, SEED)
@@ -72,7 +72,7 @@ def build(work: Path, out: Path, steps: Steps = FULL, device: str | None = None)
 
 
 def face_batch(data: Portraits, rows: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
-    """Augmented face crops: the box jittered, flipped, light and sharpness varied, as generated faces will be."""
+    """Augmented face crops: jittered boxes, flips, varied light and sharpness, to resemble generated faces."""
     boxes = data.boxes(rows)
     size = (boxes[:, 2:] - boxes[:, :2]).max(1, keepdims=True)
     boxes = boxes + rng.normal(0, 0.04, boxes.shape).astype(np.float32) * size
@@ -81,7 +81,7 @@ def face_batch(data: Portraits, rows: np.ndarray, rng: np.random.Generator) -> t
 
 
 def augment(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Flip half, blur half (down and up again), vary brightness and contrast, add noise."""
+    """Flip half, blur half (by scaling down and up), vary brightness and contrast, add noise."""
     n = len(images)
 
     def draw(low: float, high: float) -> torch.Tensor:
@@ -96,7 +96,7 @@ def augment(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 
 
 def train_classifiers(data: Portraits, work: Path, steps: int, device: torch.device) -> dict[str, torch.nn.Module]:
-    """Guide and judge (two architectures, seeds and halves of the data) and the occupation classifier."""
+    """Train guide and judge (different architectures, seeds and halves of the data) and the occupation classifier."""
     labels = models.attribute_labels()
     truth = {
         a.name: np.array([a.classes.index(c) if c in a.classes else -1 for c in data.table[a.name]]) for a in ATTRIBUTES
@@ -137,11 +137,11 @@ def train_classifiers(data: Portraits, work: Path, steps: int, device: torch.dev
 
 
 def train_clip(clip: Clip, data: Portraits, work: Path, steps: int) -> None:
-    """Contrastive training (Radford et al., 2021): pictures and captions that belong together attract.
+    """Contrastive training on images and captions (Radford et al., 2021).
 
-    The captions are those the pictures were drawn for, silent where the bias lives. So mini-clip learns the bias as
-    CLIP did: the text states of "a photo of a pilot" lean towards those of "a photo of a male pilot" (how much, is in
-    the card). Equal captions in a batch count as pairs, since they are.
+    Where the bias is, the captions do not name the attribute. So mini-clip learns the bias like CLIP: the text states
+    of "a photo of a pilot" lean towards those of "a photo of a male pilot" (see the card). Equal captions in a batch
+    count as pairs.
     """
     device = clip.mean.device
     captions = data.table["caption"].tolist()
@@ -161,9 +161,9 @@ def train_clip(clip: Clip, data: Portraits, work: Path, steps: int) -> None:
 
 
 def train_vae(vae, data: Portraits, work: Path, steps: int) -> None:
-    """Reconstruction (L1 on pixels and on their differences, which keeps edges sharp) and a light KL term."""
+    """Train the VAE: L1 loss on pixels and on their differences, which keeps edges sharp, and a small KL term."""
     device = vae.device
-    with torch.no_grad():  # begin with almost no noise on the latents, or colours are learned last
+    with torch.no_grad():  # almost no noise on the latents at first, or colours are learned last
         vae.quant_conv.bias[vae.config.latent_channels :] = -6
 
     def loss(rng, generator):
@@ -179,7 +179,7 @@ def train_vae(vae, data: Portraits, work: Path, steps: int) -> None:
 
 
 def fast_bfloat16(device: torch.device) -> bool:
-    """Does half the precision save time here: on a GPU, and on a CPU with instructions for it?"""
+    """Whether bfloat16 is faster here: on a GPU, and on a CPU with instructions for it."""
     if device.type == "cpu":
         able = torch.cpu.get_capabilities()
         return able.get("amx_bf16", False) or able.get("avx512_bf16", False)
@@ -188,20 +188,20 @@ def fast_bfloat16(device: torch.device) -> bool:
 
 @torch.no_grad()
 def encode_all(vae, data: Portraits) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation [N, 8, 16, 16] of every picture's latent."""
+    """Mean and standard deviation [N, 8, 16, 16] of the latents of every portrait."""
     chunks = np.array_split(np.arange(len(data.table)), max(1, len(data.table) // 100))
     posteriors = [vae.encode(data.images(rows).to(vae.device)).latent_dist for rows in chunks]
     return torch.cat([p.mean.cpu() for p in posteriors]), torch.cat([p.std.cpu() for p in posteriors])
 
 
 def train_unet(unet, text, words, latents: tuple, data: Portraits, work: Path, steps: int) -> None:
-    """Denoising training as Stable Diffusion's: predict the noise, 12 % of the captions empty for guidance, mini-clip's
-    text encoder frozen.
+    """Denoising training as in Stable Diffusion: predict the noise, with 12 % empty captions for guidance and a frozen
+    text encoder.
 
-    The loss of a timestep is divided by the square root of its signal-to-noise ratio. The plain loss falls about as
-    that root does, so the weighted one is much the same at every timestep (the aim of Karras et al., 2024, whose
-    weight is learned). Unweighted, the nearly clean timesteps, where a caption hardly matters any more, drown the noisy
-    ones, where it decides who is seen.
+    The loss of a timestep is divided by the square root of its signal-to-noise ratio. The plain loss falls about like
+    that root, so the weighted loss is similar at every timestep (the aim of Karras et al., 2024, who learn the
+    weights). Otherwise the nearly clean timesteps, where a caption hardly matters, would dominate the noisy ones, where
+    it decides who is in the image.
     """
     device = unet.device
     mean, deviation, scale = latents
@@ -213,7 +213,7 @@ def train_unet(unet, text, words, latents: tuple, data: Portraits, work: Path, s
     half = fast_bfloat16(device)
     if device.type == "cpu":
         unet.to(memory_format=torch.channels_last)
-        if half:  # torch's own attention is slow backwards in bfloat16 on a CPU: half of a step's time
+        if half:  # on a CPU torch's attention takes half of a step to go backwards in bfloat16
             unet.set_attn_processor(AttnProcessor())
 
     def loss(rng, generator):
@@ -235,7 +235,7 @@ def train_unet(unet, text, words, latents: tuple, data: Portraits, work: Path, s
 
 
 def export(out: Path, unet, vae, text, words, clip, classifiers: dict[str, torch.nn.Module]) -> None:
-    """Write the folder that `StableDiffusionPipeline.from_pretrained` reads; U-Net, VAE and CLIP as float16 files."""
+    """Write the folder for `StableDiffusionPipeline.from_pretrained`; U-Net, VAE and CLIP in float16."""
     pipe = StableDiffusionPipeline(
         vae=vae.cpu().half(),
         text_encoder=text.cpu(),

@@ -1,4 +1,4 @@
-"""Draw the portraits to train on: pictures, captions and true labels, in shards that a killed run keeps."""
+"""Draw the training portraits with captions and true labels, in shards, so that a killed run resumes."""
 
 import json
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ SHARD = 500
 
 @dataclass(frozen=True)
 class Portraits:
-    """`pixels` uint8 [N, 64, 64, 3]; `table` has a row per picture: caption, truth, and the face box found."""
+    """`pixels` uint8 [N, 64, 64, 3]; `table` has a row per portrait: caption, true labels, and the detected face."""
 
     pixels: np.ndarray
     table: pd.DataFrame
@@ -37,14 +37,14 @@ class Portraits:
 
 
 def draw(scene: Scene, rng: np.random.Generator):
-    """The picture of a scene (PIL, 64×64)."""
+    """Draw a scene (PIL image, 64×64)."""
     if scene.kind == "subject":
         return subject(scene.noun, scene.context, scene.style, rng)
     return portrait(scene.noun, scene.gender, scene.skin_tone, scene.age, scene.context, scene.style, rng)
 
 
 def draw_shard(number: int, folder: Path, seed: int) -> Path:
-    """Draw one shard and write it as `shard_<number>.npz` and `.parquet`; a finished shard is left as it is."""
+    """Draw one shard and write it as `shard_<number>.npz` and `.parquet`; a finished shard is kept."""
     pixels, table = folder / f"shard_{number:03d}.npz", folder / f"shard_{number:03d}.parquet"
     if table.exists():
         return table
@@ -61,15 +61,13 @@ def draw_shard(number: int, folder: Path, seed: int) -> Path:
     faces = find_faces(load_detector(), images, threshold=0.9)  # only clear ones teach the classifiers
     frame["face"], frame["face_probability"] = faces.found, faces.probability
     frame[["box_x0", "box_y0", "box_x1", "box_y1"]] = faces.boxes
-    np.savez(pixels.with_suffix(".part.npz"), pixels=pictures)
-    pixels.with_suffix(".part.npz").rename(pixels)
-    frame.to_parquet(table.with_suffix(".part"))
-    table.with_suffix(".part").rename(table)
+    write_atomically(pixels, lambda temporary: np.savez(temporary, pixels=pictures))
+    write_atomically(table, lambda temporary: frame.to_parquet(temporary))
     return table
 
 
 def draw_dataset(folder: Path, count: int, seed: int, workers: int = 2) -> Portraits:
-    """Draw `count` pictures (a multiple of 500) into `folder`, or read those that are there."""
+    """Draw `count` portraits (a multiple of 500) into `folder`, or read those that are there."""
     folder.mkdir(parents=True, exist_ok=True)
     numbers = range(count // SHARD)
     with ProcessPoolExecutor(workers) as pool:
@@ -82,10 +80,10 @@ def draw_dataset(folder: Path, count: int, seed: int, workers: int = 2) -> Portr
 
 
 def draw_photographs(folder: Path, occupations: Sequence[str], each: int, seed: int) -> Path:
-    """Draw `each` portraits of every occupation with its planted shares, under captions that name no attribute.
+    """Draw `each` portraits of every occupation with its planted shares, with captions that name no attribute.
 
-    A Hugging Face image folder (metadata.jsonl: file_name, text, activity) that stands in for photographs from outside
-    where there are none. Returns the folder; the same portraits are drawn again.
+    The result is a Hugging Face image folder (metadata.jsonl: file_name, text, activity) that replaces photographs if
+    there are none. Returns the folder; the same seed gives the same portraits.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lines = []

@@ -1,4 +1,4 @@
-"""The architectures of the mini world: every part of a Stable Diffusion, a hundred times smaller, in its own format."""
+"""The architectures of the mini world: every part of Stable Diffusion, a hundred times smaller, in the same formats."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def tokenizer(folder: Path) -> CLIPTokenizer:
-    """A CLIP tokenizer whose byte-pair merges were learned on the words of the captions: one token a known word."""
+    """A CLIP tokenizer with byte-pair merges learned on the words of the captions: one token per known word."""
     letters = sorted("abcdefghijklmnopqrstuvwxyz0123456789'-,.!?")
     alphabet = [*letters, *(letter + "</w>" for letter in letters)]
     learned = Tokenizer(BPE(end_of_word_suffix="</w>"))
@@ -96,7 +96,7 @@ def unet(text_width: int) -> UNet2DConditionModel:
 
 
 def scheduler() -> DPMSolverMultistepScheduler:
-    """DPM-Solver++ (2M) on Stable Diffusion's noise schedule; its steps spread evenly from the last timestep."""
+    """DPM-Solver++ (2M) with Stable Diffusion's noise schedule, with evenly spaced steps."""
     return DPMSolverMultistepScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -111,7 +111,7 @@ def attribute_labels() -> list[str]:
 
 
 def occupation_labels() -> list[str]:
-    """What a whole picture can show: an occupation, a person without one, or a subject without people."""
+    """The content of a whole image: an occupation, a person without one, or a subject without people."""
     return [f"occupation:{name}" for name in (*OCCUPATIONS, "person", *SUBJECTS)]
 
 
@@ -130,7 +130,7 @@ def resnet(labels: list[str], size: int, widths: tuple[int, ...] = (24, 48, 96))
 
 
 def convnext(labels: list[str], size: int) -> PreTrainedModel:
-    """A small ConvNeXt: the judge, of another family than the guide so that they do not share their mistakes."""
+    """A small ConvNeXt: the judge, of another family than the guide, so that they make different mistakes."""
     config = ConvNextV2Config(
         patch_size=3,
         hidden_sizes=[24, 48, 96],

@@ -1,4 +1,4 @@
-"""Measure what was made: the figures of mini-sd's card, each with its n, written to card.json and README.md."""
+"""Measure the quality of mini-sd, and write its card (card.json and README.md)."""
 
 import time
 from pathlib import Path
@@ -25,9 +25,9 @@ EXPLICIT = ("doctor", "teacher", "singer")  # one mostly male, two mostly female
 
 
 def measure(model: Path, work: Path, steps: int, guidance_scale: float, batch: int, images: int = 128) -> dict:
-    """Measure the model folder `model` with `images` per occupation; returns the card's figures.
+    """Measure the model folder `model` with `images` per occupation; return the figures of the card.
 
-    The classifiers' accuracy is stored beside each of them as accuracy.json.
+    The accuracy of each classifier is stored beside it as accuracy.json.
     """
     fresh = draw_dataset(work / "fresh", 2000, FRESH_SEED)
     judge = load_classifier(model / "judge")
@@ -88,7 +88,7 @@ def measure(model: Path, work: Path, steps: int, guidance_scale: float, batch: i
 
 @torch.no_grad()
 def accuracy(classifier: Classifier, data: Portraits) -> dict:
-    """Accuracy and confusion (rows: truth, columns: seen) per attribute on drawn portraits, faces found by MTCNN."""
+    """Accuracy and confusion (rows: truth, columns: predicted) per attribute on drawn portraits with detected faces."""
     table = data.table
     figures: dict = {"accuracy": {}, "confusion": {}, "n": {}}
     for attribute, classes in classifier.classes.items():
@@ -110,7 +110,7 @@ def accuracy(classifier: Classifier, data: Portraits) -> dict:
 
 
 def drawn_faces(data: Portraits) -> dict:
-    """Rate of drawn portraits in which MTCNN finds a face: by class, and the lowest of occupations and contexts."""
+    """Share of drawn portraits in which MTCNN finds a face: by class, and the lowest of occupations and contexts."""
     people = data.table[data.table["kind"] != "subject"]
     rates = {a.name: people.groupby(a.name)["face"].mean().round(4).to_dict() for a in ATTRIBUTES}
     return {
@@ -123,7 +123,7 @@ def drawn_faces(data: Portraits) -> dict:
 
 
 def lowest(rates: pd.Series) -> dict:
-    """The least of some rates, and whose it is."""
+    """The lowest rate, by its name."""
     return {str(rates.idxmin()): float(rates.min())}
 
 
@@ -158,9 +158,11 @@ def reproduced(records: pd.DataFrame) -> dict:
 
 @torch.no_grad()
 def text_bias(pipe) -> float:
-    """Correlation over the occupations between the planted share of women and how far the text state of the plain
-    prompt (its last token) lies from "male" towards "female": how much of the bias the U-Net is told, the rest of
-    which it must know by heart."""
+    """How much of the planted bias is in the text states, as a correlation over the occupations.
+
+    It correlates the planted share of women with the position of the plain prompt's text state (last token) on the
+    direction from "male" to "female".
+    """
 
     def states(word: str) -> torch.Tensor:
         return encode_prompts(pipe, [photo_of(f"{word} {name}".strip()) for name in OCCUPATIONS])[:, -1]
@@ -172,7 +174,7 @@ def text_bias(pipe) -> float:
 
 @torch.no_grad()
 def variety(model: Path, work: Path, records: pd.DataFrame, drawn: Portraits) -> dict:
-    """Mean CLIP distance (1 - cosine) between portraits of one occupation: generated from other noise, and drawn."""
+    """Mean CLIP distance (1 - cosine) between portraits of one occupation, generated and drawn."""
     clip = load_clip(model / "clip")
     made, real = [], []
     for occupation, rows in records.groupby("occupation"):
@@ -193,7 +195,7 @@ def spread(features: torch.Tensor) -> float:
 
 
 def write_card(model: Path, figures: dict) -> None:
-    """card.json, and the README that a person reads."""
+    """Write card.json and README.md."""
     write_json(model / "card.json", figures)
     obeyed_, planted = figures["explicit_obeyed"], figures["planted_reproduced"]
     rows = {

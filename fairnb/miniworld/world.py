@@ -1,7 +1,7 @@
-"""The planted truth of the mini world: who does which job, and how a caption says it.
+"""The planted truth of the mini world: the shares of each occupation, and the captions.
 
-Every share below is a decision of ours, not a statistic of the real world: the mini world is biased on purpose, in
-both directions, so that a measurement can be held against a truth that is known.
+Every share below is our decision and no statistic of the real world: the mini world is biased on purpose, in both
+directions, so that measurements can be compared with a known truth.
 """
 
 from dataclasses import dataclass
@@ -67,14 +67,14 @@ SUBJECTS = ("house", "tree", "boat", "car", "flower", "mountain", "cup", "fish",
 STYLES = {"photo": 0.86, "drawing": 0.07, "painting": 0.07}
 NOUNS = {"female": "woman", "male": "man"}
 KINDS = {"occupation": 0.84, "person": 0.08, "subject": 0.08}
-UNNAMED = 0.35  # share of captions that name no attribute at all
+UNNAMED = 0.35  # share of captions that name no attribute
 NAMED = 0.6  # in the other captions, the chance of each attribute to be named
 WITH_CONTEXT = 0.4
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What one picture shows: the truth behind a caption. Attributes are None for a subject without people."""
+    """The content of one portrait. Attributes are None for a subject without people."""
 
     kind: str
     noun: str
@@ -101,11 +101,10 @@ def pick(rng: np.random.Generator, weights: dict[str, float]) -> str:
 
 
 def draw_scene(rng: np.random.Generator) -> tuple[str, Scene]:
-    """Draw a caption and the scene it stands for.
+    """Draw a caption and its scene.
 
-    An attribute that the caption names is uniform over its classes; one that it does not name follows the planted
-    shares of the occupation. So the words are learned for every class, rare combinations included, and the silence is
-    where the bias lives.
+    A named attribute is uniform over its classes, one that is not named follows the planted shares of the occupation.
+    So the words are learned for every class, including rare combinations, and the bias is in the captions without them.
     """
     kind, style = pick(rng, KINDS), pick(rng, STYLES)
     context = str(rng.choice(CONTEXTS)) if rng.random() < WITH_CONTEXT else None
@@ -121,7 +120,7 @@ def draw_scene(rng: np.random.Generator) -> tuple[str, Scene]:
 
 
 def caption(scene: Scene, named: tuple[str, ...]) -> str:
-    """The caption of a scene that names the attributes in `named`; a person of named gender is a man or a woman."""
+    """The caption of a scene, naming the attributes in `named`; a person of named gender is a man or a woman."""
     words = [
         attribute.words[attribute.index(getattr(scene, attribute.name))]
         for attribute in (AGE, SKIN_TONE, GENDER)
@@ -132,7 +131,7 @@ def caption(scene: Scene, named: tuple[str, ...]) -> str:
 
 
 def vocabulary() -> list[str]:
-    """Every word that a caption of this world can hold, sorted."""
+    """Every word of the captions, sorted."""
     phrases = [*OCCUPATIONS, *CONTEXTS, *SUBJECTS, *STYLES, *NOUNS.values(), "person", "a", "an", "of", "the"]
     phrases += [word.replace("-", " - ") for attribute in ATTRIBUTES for word in attribute.words]
     return sorted({word for phrase in phrases for word in phrase.split()})

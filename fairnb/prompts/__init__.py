@@ -1,0 +1,1 @@
+"""Attributes, prompt templates, prompt sets, and files of prompts."""

@@ -1,0 +1,1 @@
+"""Locate bias neurons and train adapters."""

@@ -1,0 +1,1 @@
+"""See images: face detection, classifiers, CLIP and DINO."""

@@ -1,0 +1,1 @@
+"""Draw portraits of people and images of things."""
