@@ -1,5 +1,6 @@
 """Run a notebook headless with the smallest counts, as `fairnb run` does it."""
 
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,18 @@ NOTEBOOKS = sorted((root() / "notebooks").glob("*.ipynb"))  # the order of the c
 SMOKE = yaml.safe_load((root() / "notebooks" / "profiles" / "smoke.yaml").read_text())["profile"]
 
 
+def few_words(path: Path) -> Path:
+    """Write the prompt set of the profile with a few words of each kind, which is enough to see every cell work."""
+    words = json.loads((root() / SMOKE["prompts"]).read_text())
+    words["occupations"] = {split: words["occupations"][split][:4] for split in words["occupations"]}
+    words["kinds"] = {
+        kind: {split: prompts[:2] for split, prompts in splits.items()} for kind, splits in words["kinds"].items()
+    }
+    words["contents"] = words["contents"][:4]
+    path.write_text(json.dumps(words))
+    return path
+
+
 def cells(path: Path, kind: str) -> list:
     return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == kind]
 
@@ -27,7 +40,8 @@ def stubs(code: list) -> list:
 def run(path: Path, to: Path) -> subprocess.CompletedProcess:
     """Run one notebook in a process of its own; its results go to <to>/outputs, the executed copy to <to>."""
     settings = to / f"{path.stem}.yaml"
-    settings.write_text(yaml.safe_dump({"profile": SMOKE, "overrides": {"output": str(to / "outputs")}}))
+    overrides = {"output": str(to / "outputs"), "prompts": str(few_words(to / "prompts.json"))}
+    settings.write_text(yaml.safe_dump({"profile": SMOKE, "overrides": overrides}))
     command = [sys.executable, "-m", "papermill", str(path), str(to / path.name), "-k", "python3", "-f", str(settings)]
     command += ["--cwd", str(path.parent), "--no-progress-bar"]
     return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"FAIRNB_HEADLESS": "1"})
