@@ -185,7 +185,7 @@ def test_a_damaged_accuracy_file_is_named(tmp_path):
     shutil.copytree(MINI / "judge", tmp_path / "judge")
     for content in ("{", "[]", '{"accuracy": {}, "confusion": {"gender": {}}}', '{"accuracy": 3}'):
         (tmp_path / "judge" / "accuracy.json").write_text(content)
-        with pytest.raises(UserError, match="accuracy.json does not tell"):
+        with pytest.raises(UserError, match="accuracy.json does not contain the accuracy"):
             load_classifier(tmp_path / "judge")
 
 
