@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from fairnb.cli.options import ProfileOption, SetOption, load_model, parse_changes
+from fairnb.errors import UserError
 
 commands = typer.Typer()
 
@@ -90,10 +91,13 @@ def results(
     from fairnb.experiments.results_page import write_results_page
     from fairnb.files import write_json
 
+    page = out is not None and out.suffix == ".md"
+    if page and len(places) > 1:
+        raise UserError(f"{out} is the page of one model, but {len(places)} folders are named: name one, or a .json")
     found = read_results(places)
     typer.echo(results_table(found).to_string(na_rep="", line_width=120))
     if out:
-        typer.echo(write_results_page(places[0], out) if out.suffix == ".md" else write_json(out, found))
+        typer.echo(write_results_page(places[0], found, out) if page else write_json(out, found))
 
 
 @commands.command()

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from fairnb.experiments.results import read_results, results_table
-from fairnb.files import read_json, write_atomically
+from fairnb.experiments.results import results_table
+from fairnb.files import read_json, root, write_atomically
 from fairnb.measure.spread import read_spread
 
 # Bias after / before that FFD reports for Stable Diffusion 1.5 (Shen et al., ICLR 2024, Tables 1, 5 and 6), by
@@ -64,24 +64,24 @@ CPU thread.
 """
 
 
-def write_results_page(place: str | Path, path: str | Path) -> Path:
-    """Write the page from spread.json, experiments.json and judge/accuracy.json of the model folder `place`."""
-    place = Path(place)
-    results = read_results([place])
+def write_results_page(place: Path, results: list[dict], path: str | Path) -> Path:
+    """Write `results_page` to `path`."""
     text = results_page(place, results)
     return write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def results_page(place: Path, results: list[dict]) -> str:
-    """The page as Markdown."""
+    """The page as Markdown, from the results (`read_results`), spread.json and judge/accuracy.json of the model folder
+    `place`."""
     spread, runs = read_spread(place / "spread.json"), read_json(place / "spread.json")
     attribute = runs["settings"]["attribute"]
     own = spread[spread.index.str.startswith(f"{attribute}.")].rename(lambda name: name.partition(".")[2])
     main = own.loc[[name for name in MAIN if name in own.index], ["mean", "least", "most", "low", "high"]]
     accuracy = read_json(place / "judge" / "accuracy.json")["accuracy"]
+    whole = place.resolve()
     return PAGE.format(
-        model=place.resolve().name,
-        place=f"data/{place.resolve().name}",
+        model=whole.name,
+        place=whole.relative_to(root()) if whole.is_relative_to(root()) else place,
         accuracy=", ".join(f"{value:.3f} ({name.replace('_', ' ')})" for name, value in accuracy.items()),
         attribute=attribute,
         trainings=len(runs["seeds"]),

@@ -28,10 +28,11 @@ def read_mpii(annotations: str | Path, images: str | Path) -> pd.DataFrame:
     `path` is relative to `images`, `activity` the finest name in the annotation ("bicycling, mountain"), `caption` is
     "a photo of a person, <activity>". `UserError` for another file, and if none of its images is there.
     """
-    try:  # scipy raises NotImplementedError for MATLAB 7.3
+    try:
         release = loadmat(annotations, struct_as_record=False, squeeze_me=True)["RELEASE"]
         names = [str(each.image.name) for each in np.atleast_1d(release.annolist)]
         activities = [each.act_name if isinstance(each.act_name, str) else "" for each in np.atleast_1d(release.act)]
+    # NotImplementedError: scipy's answer to a MATLAB 7.3 file
     except (OSError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError, MatReadError) as error:
         raise UserError(
             f"{annotations} cannot be read as MPII's annotation ({error}): give mpii_human_pose_v1_u12_1.mat"

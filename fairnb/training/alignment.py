@@ -51,9 +51,8 @@ from fairnb.training.reference_model import Originals, ReferenceModel
 from fairnb.vision.faces import Faces, crop_faces
 from fairnb.vision.perception import NO_FACE, VisionModels
 
-JITTER = (
-    0.04  # of the face's size: the crop varies a little between updates, so that no single pixel satisfies the guide
-)
+# Of the face's size: the crop varies a little between updates, so that no single pixel satisfies the guide.
+JITTER = 0.04
 
 
 @dataclass

@@ -56,6 +56,16 @@ def test_the_shipped_results_are_printed(capsys):
         assert any(line.startswith(name) for line in lines), name
 
 
+def test_the_page_of_results_is_that_of_one_model(tmp_path, capsys):
+    page = tmp_path / "RESULTS.md"
+    assert call("results", MINI, "--out", page) == 0
+    assert page.read_bytes() == (MINI / "RESULTS.md").read_bytes()
+    page.unlink()
+    capsys.readouterr()
+    assert call("results", MINI, MINI, "--out", page) == 2
+    assert "is the page of one model, but 2 folders are named" in capsys.readouterr().err and not page.exists()
+
+
 def test_audit_finetune_and_guide_in_two_processes_write_what_one_writes(small, tmp_path):
     (tmp_path / "prompts.txt").write_text("a photo of a pilot\na photo of a nurse\n")
     save_neurons({"conv_out.weight": torch.arange(200)}, tmp_path / "neurons.safetensors", {})
