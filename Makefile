@@ -33,7 +33,7 @@ lab: $(READY) ## open the notebooks in JupyterLab
 test: $(READY) ## check style and run the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY) ## fix style where this is automatic
 	$(BIN)/ruff check --fix .
