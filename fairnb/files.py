@@ -1,14 +1,20 @@
-"""Where shipped data and outputs lie; files written atomically; JSON."""
+"""Where shipped data and outputs lie; files written atomically; folders used by one run at a time; JSON."""
 
 import json
 import os
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from fairnb.errors import UserError
 
 PACKAGE = Path(__file__).resolve().parent
+SHIPPED = "fairnb:"  # begins the name of a file that comes with the package, wherever one stands: fairnb:data/mini-sd
+LOCK = ".in-use"
 
 
 def root() -> Path:
@@ -17,24 +23,30 @@ def root() -> Path:
 
 
 def workspace() -> Path:
-    """Return the folder where relative paths of a profile start: the repository, or with a wheel the current folder."""
+    """Return the folder where the shipped profiles put their results: the repository, or with a wheel the current
+    folder."""
     return Path.cwd() if root().parent == PACKAGE else root()
 
 
-def located(path: str | Path) -> Path:
-    """Return an input's absolute path: in the workspace, or else among the shipped files if only they have it."""
-    own, shipped = workspace() / path, root() / path
-    return shipped if shipped.exists() and not own.exists() else own
+def resolve(path: str | Path, base: str | Path | None = None) -> Path:
+    """Return the absolute path of what a user named: relative to `base` or else to where they stand.
+
+    A name that begins with `SHIPPED` is that of a file which comes with the package.
+    """
+    text = str(path)
+    if text.startswith(SHIPPED):
+        return root() / text.removeprefix(SHIPPED)
+    return (Path.cwd() if base is None else Path(base)) / Path(text).expanduser()
 
 
 def write_atomically(path: str | Path, writer: Callable[[Path], object]) -> Path:
     """Call `writer` with a temporary path beside `path`, then rename it, so that no half-written file is ever seen.
 
-    The temporary name is always the same, so a restarted run overwrites what a killed one left. `UserError` if the
-    folder cannot be written or the disk is full.
+    The temporary name is hidden and unique, so processes that write the same file do not disturb each other.
+    `UserError` if the folder cannot be written or the disk is full.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.part{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         writer(temporary)
@@ -46,6 +58,34 @@ def write_atomically(path: str | Path, writer: Callable[[Path], object]) -> Path
         if temporary.parent.is_dir():
             temporary.unlink(missing_ok=True)
     return path
+
+
+@contextmanager
+def one_run_in(folder: str | Path, wait: bool = False) -> Iterator[None]:
+    """Use a folder alone within the context; `UserError` if another run does, unless it may `wait` for its end.
+
+    The system frees the folder when its process ends, however it ends. What a killed run left half written is removed.
+    """
+    folder = Path(folder)
+    lock = FileLock(folder / LOCK, timeout=-1 if wait else 0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise UserError(f"{folder} is in use by another run: wait for its end or choose another folder") from error
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}): choose another output folder") from error
+    try:
+        remove_leftovers(folder)
+        yield
+    finally:
+        lock.release()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that `write_atomically` left in a folder when it was killed."""
+    for path in folder.glob(".*.part*"):
+        path.unlink(missing_ok=True)
 
 
 def write_json(path: str | Path, value: Any) -> Path:

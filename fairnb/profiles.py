@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -24,7 +23,7 @@ from pydantic import (
 )
 
 from fairnb.errors import UserError
-from fairnb.files import located, root, workspace
+from fairnb.files import SHIPPED, resolve, root, workspace
 from fairnb.prompts.attributes import get_attribute
 
 # Keys of older versions (a regular expression for the whole dotted key) and what to do about them.
@@ -124,6 +123,10 @@ class Finetune(_Section):
         return self
 
 
+# Settings of `Finetune` that change memory, time or safety, but not the result beyond rounding.
+WITHOUT_EFFECT = ("part", "gradient_checkpointing", "checkpoint_every")
+
+
 class Evaluate(_Section):
     """Notebooks 06 and 07."""
 
@@ -177,11 +180,9 @@ class Experiment(_Section):
         return whole
 
 
-def _absolute_when_local(path: str) -> str:
-    return str(located(path)) if path and located(path).exists() else path
-
-
-LocalOrHub = Annotated[str, AfterValidator(_absolute_when_local)]  # a folder (absolute once loaded) or a hub id
+# Keys that hold a path. What is not found under the first may be the hub id of a model.
+MODELS = ("model", "clip", "dino", "occupation_judge", "guide", "judge")
+PATHS = ("prompts", "photographs", "experiments", "output")
 
 
 class Source(_Section):
@@ -191,7 +192,7 @@ class Source(_Section):
     a column of a MobileNetV3 file. Not needed if the model's own labels have the form attribute:class.
     """
 
-    model: LocalOrHub
+    model: str
     revision: str | None = None
     labels: dict[str, dict[str, str | int | list[str | int]]] | None = None
 
@@ -212,7 +213,7 @@ def _experiments(value: Any) -> Any:
     """
     if not isinstance(value, str):
         return value
-    files = sorted(located(value).glob("*.yaml"), key=lambda file: file.stem)
+    files = sorted(Path(value).glob("*.yaml"), key=lambda file: file.stem)
     if not files:
         raise UserError(f"no experiments in {value}: give a folder with a .yaml file for each experiment")
     experiments = {file.stem: _read_yaml(file) for file in files}
@@ -230,24 +231,24 @@ def _experiments(value: Any) -> Any:
 
 
 class Profile(_Section):
-    """All settings of a run. Paths become absolute when the profile is loaded; hub ids stay as they are."""
+    """All settings of a run; `load_profile` makes its paths absolute."""
 
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
-    model: LocalOrHub
+    model: str
     revision: str | None = None
     device: str | None = None  # None: cuda, mps or cpu, the first that is available
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     prompts: str
-    clip: LocalOrHub
-    dino: LocalOrHub | None = None  # a second encoder for the semantics loss, as in FFD
+    clip: str
+    dino: str | None = None  # a second encoder for the semantics loss, as in FFD
     guide: Sources
     judge: Sources
-    occupation_judge: LocalOrHub | None = None
+    occupation_judge: str | None = None
     attribute: str = "gender"
     attributes: Annotated[list[str], Field(min_length=1)] = ["gender"]
     photographs: str | None = None  # notebook 11: a folder of photographs with captions; None: the mini world's
     seed: Seed = 0
-    output: Annotated[str, Field(validate_default=True)] = "outputs"
+    output: str = "outputs"
     sampling: Sampling = Sampling()
     measure: Measure = Measure()
     locate: Locate = Locate()
@@ -270,16 +271,6 @@ class Profile(_Section):
     def _all_known(cls, names: list[str]) -> list[str]:
         return [get_attribute(name).name for name in names]
 
-    @field_validator("prompts", "photographs")
-    @classmethod
-    def _located(cls, path: str | None) -> str | None:
-        return str(located(path)) if path else None
-
-    @field_validator("output")
-    @classmethod
-    def _in_workspace(cls, path: str) -> str:
-        return str(workspace() / path)
-
     @model_validator(mode="after")
     def _consistent(self) -> "Profile":
         if self.attribute not in self.attributes:
@@ -289,8 +280,6 @@ class Profile(_Section):
             raise ValueError(
                 f"guide and judge are both {min(shared)}: name another judge, since a guide must not judge"
             )
-        if (self.finetune.gradient_steps or 0) > self.sampling.steps:
-            raise ValueError(f"finetune.gradient_steps exceeds sampling.steps ({self.sampling.steps})")
         for name in self.experiments:
             try:
                 self.finetune_of(name)
@@ -310,26 +299,43 @@ class Profile(_Section):
 def load_profile(profile: str | Path | dict, overrides: dict[str, Any] | None = None) -> Profile:
     """Load and validate a profile: a name in notebooks/profiles, a YAML file or a mapping.
 
-    `overrides` change single values by their dotted key: `load_profile("mini", {"finetune.updates": 10})`.
-    `UserError` names the file, the key and what would be valid.
+    `overrides` change single values by their dotted key: `load_profile("mini", {"finetune.updates": 10})`. Relative
+    paths start at the folder of the YAML file; in a mapping and in overrides at the current folder; in a named profile
+    at the workspace. What begins with "fairnb:" comes with the package. `UserError` names the file, the key and what
+    would be valid.
     """
-    source, values = _read(profile)
+    source, values, folder = _read(profile)
+    values = {key: _absolute(key, value, folder) for key, value in {"output": "outputs", **values}.items()}
     if "experiments" in values:
         values["experiments"] = _experiments(values["experiments"])
     for key, value in (overrides or {}).items():
-        _put(values, str(key).split("."), value, source)
+        _put(values, str(key).split("."), _absolute(str(key), value, Path.cwd()), source)
     try:
         return Profile.model_validate(values)
     except ValidationError as error:
         raise UserError(f"{source}: {_explain(error.errors()[0])}") from error
 
 
-def _read(profile: str | Path | dict) -> tuple[str, dict]:
+def _absolute(key: str, value: Any, folder: Path) -> Any:
+    """The value of a profile's key with its paths made absolute; a model that is no path here may be a hub id."""
+    if key in MODELS and isinstance(value, list):
+        return [_absolute(key, each, folder) for each in value]
+    if key in MODELS and isinstance(value, dict) and "model" in value:
+        return value | {"model": _absolute("model", value["model"], folder)}
+    if not isinstance(value, str) or not value or key not in (*MODELS, *PATHS):
+        return value
+    path = resolve(value, folder)
+    return str(path) if key in PATHS or value.startswith(SHIPPED) or path.exists() else value
+
+
+def _read(profile: str | Path | dict) -> tuple[str, dict, Path]:
+    """What to call the profile, its values, and the folder where its relative paths start."""
     if isinstance(profile, dict):
-        return "profile", deepcopy(profile)
+        return "profile", deepcopy(profile), Path.cwd()
     folder = root() / "notebooks" / "profiles"
     path = Path(profile)
-    if path.suffix not in (".yaml", ".yml"):
+    named = path.suffix not in (".yaml", ".yml")
+    if named:
         path = folder / f"{profile}.yaml"
         if not path.is_file():
             names = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
@@ -337,7 +343,7 @@ def _read(profile: str | Path | dict) -> tuple[str, dict]:
     values = _read_yaml(path)
     if list(values) != ["profile"] or not isinstance(values["profile"], dict):
         raise UserError(f"profile {path} must hold one mapping under the single key 'profile': see mini.yaml")
-    return f"profile {path}", values["profile"]
+    return f"profile {path}", values["profile"], workspace() if named else path.absolute().parent
 
 
 def _read_yaml(path: Path) -> dict:

@@ -12,6 +12,7 @@ HOME = Path(fairnb.__file__).parent
 ROOMS = [
     "errors",
     "files",
+    "identity",
     "seeds",
     "prompts",
     "profiles",

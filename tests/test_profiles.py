@@ -10,10 +10,11 @@ from fairnb.files import root
 from fairnb.measure.provenance import provenance, relative
 from fairnb.profiles import load_profile, valid_keys
 
+MINI = root() / "data" / "mini-sd"
 LEAST = {
     "name": "own",
     "model": "me/model",
-    "prompts": "data/prompts/mini.json",
+    "prompts": "fairnb:data/prompts/mini.json",
     "clip": "models/clip",
     "guide": "models/guide",
     "judge": "models/judge",
@@ -54,13 +55,24 @@ def test_overrides_change_the_value_but_not_the_given_mapping() -> None:
     assert given["finetune"] == {"updates": 5}
 
 
-def test_paths_start_at_the_repository_and_hub_ids_stay(tmp_path: Path) -> None:
-    profile = load_profile({**LEAST, "judge": "data/prompts"}, {"output": str(tmp_path)})
-    assert profile.model == "me/model"
-    assert profile.judge[0].model == str(root() / "data" / "prompts")
-    assert profile.folder == tmp_path / "own"
-    assert profile.photographs is None
-    assert load_profile(LEAST | {"photographs": "data/mine"}).photographs == str(root() / "data" / "mine")
+def test_a_path_starts_where_its_user_stands_or_beside_the_file_that_names_it(tmp_path: Path, monkeypatch) -> None:
+    """Also where the package has a file of the same name, which is called fairnb:... everywhere."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("data/mini-sd", "else/data/mini-sd"):
+        (tmp_path / folder).mkdir(parents=True)
+    typed = load_profile({**LEAST, "judge": ["data/mini-sd", {"model": "fairnb:data/mini-sd/judge"}], "clip": "."})
+    assert typed.model == "me/model"  # no such folder: a hub id
+    assert [each.model for each in typed.judge] == [str(tmp_path / "data/mini-sd"), str(MINI / "judge")]
+    assert typed.clip == str(tmp_path) and typed.photographs is None
+    assert typed.prompts == str(root() / "data/prompts/mini.json") and typed.folder == tmp_path / "outputs" / "own"
+    file = tmp_path / "else" / "mine.yaml"
+    content = LEAST | {"model": "data/mini-sd", "prompts": "words.json", "photographs": "~/mine", "output": "results"}
+    file.write_text(yaml.safe_dump({"profile": content}))
+    stored = load_profile("else/mine.yaml", {"occupation_judge": "data/mini-sd", "clip": "fairnb:data/mini-sd/clip"})
+    assert stored.model == str(file.parent / "data/mini-sd") and stored.prompts == str(file.parent / "words.json")
+    assert stored.folder == file.parent / "results" / "own" and stored.photographs == str(Path.home() / "mine")
+    assert stored.occupation_judge == str(tmp_path / "data/mini-sd") and stored.clip == str(MINI / "clip")
+    assert load_profile("mini").model == str(MINI)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +89,6 @@ def test_paths_start_at_the_repository_and_hub_ids_stay(tmp_path: Path) -> None:
         ("finetune.gradient", "best", "'adjusted', 'last' or 'full'"),
         ("finetune.pool", 3, "smaller than images"),
         ("finetune.part", 300, "larger than images"),
-        ("finetune.gradient_steps", 99, "exceeds sampling.steps"),
         ("finetune", {"acts_from": 500, "gradient": "full"}, "acts_from .500. needs gradient: adjusted"),
         ("locate.k", 2, "less than 1"),
         ("finetune.changed_factor", {"gender": -1}, "key 'finetune.changed_factor'"),
@@ -172,23 +183,19 @@ def test_wrong_experiment_files_are_named(tmp_path: Path, given: dict, says: str
         load_profile({**LEAST, "experiments": str(tmp_path / "mine")})
 
 
-def test_with_a_wheel_paths_start_in_the_current_folder_and_the_rest_is_shipped(
+def test_with_a_wheel_the_package_has_its_own_files_and_results_go_to_the_current_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shipped, here = tmp_path / "fairnb" / "shipped", tmp_path / "here"
-    for name in ("data/model", "data/both"):
-        (shipped / name).mkdir(parents=True)
-    for name in ("data/both", "data/own"):
-        (here / name).mkdir(parents=True)
+    for folder in (shipped / "data" / "both", here / "data" / "both"):
+        folder.mkdir(parents=True)
     monkeypatch.setattr(files, "PACKAGE", tmp_path / "fairnb")
     monkeypatch.chdir(here)
     assert files.root() == shipped and files.workspace() == here
-    for name, folder in {"model": shipped, "both": here, "own": here, "missing": here}.items():
-        assert files.located(f"data/{name}") == folder / "data" / name
-    profile = load_profile({**LEAST, "model": "data/model", "guide": "data/own", "prompts": "none.json"})
-    assert profile.model == str(shipped / "data" / "model") and profile.guide[0].model == str(here / "data" / "own")
+    profile = load_profile({**LEAST, "model": "fairnb:data/both", "guide": "data/both", "prompts": "none.json"})
+    assert profile.model == str(shipped / "data/both") and profile.guide[0].model == str(here / "data/both")
     assert profile.prompts == str(here / "none.json") and profile.folder == here / "outputs" / "own"
-    assert relative(profile.model_dump())["output"] == "outputs" and relative(profile.model) == "data/model"
+    assert relative(profile.model_dump())["output"] == "outputs" and relative(profile.model) == "fairnb:data/both"
     assert provenance({})["git_commit"] is None
 
 

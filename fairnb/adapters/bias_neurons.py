@@ -94,6 +94,7 @@ class BiasNeurons:
     def apply(self, pipe: StableDiffusionPipeline, strength: float = 1.0) -> None:
         """Set the weights to base + strength * delta, replacing any strength applied before; 0 is bitwise the base."""
         self._set(pipe.unet, strength)
+        pipe.applied = f"bias neurons x {strength:g} from timestep {self.acts_from}" if strength else None
 
     def remove(self, pipe: StableDiffusionPipeline) -> None:
         """Restore the base weights, bitwise."""
@@ -114,19 +115,23 @@ class BiasNeurons:
                 delta.zero_()
         self.base_fingerprint, self._sketch = fingerprint(pipe.unet), sketch(pipe.unet)
 
-    def save(self, path: str | Path, metadata: dict) -> None:
-        """Write the patch as safetensors: `<name>.indices` int32 and `<name>.values` (the deltas) float32.
-
-        The header holds `metadata` and the fingerprint and sketch of the base model.
-        """
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """`<name>.indices` int32 and `<name>.values` (the deltas) float32, on the CPU."""
         tensors = {}
         for name, delta in self._deltas.items():
             tensors[f"{name}.indices"] = self._indices[name].to("cpu", torch.int32)
             tensors[f"{name}.values"] = delta.detach().cpu().contiguous()
+        return tensors
+
+    def save(self, path: str | Path, metadata: dict) -> None:
+        """Write the patch as safetensors.
+
+        The header holds `metadata` and the fingerprint and sketch of the base model.
+        """
         sketch = {name: round(value, 5) for name, value in self._sketch.items()}
         save_weights(
             path,
-            tensors,
+            self.tensors(),
             metadata,
             kind=KIND,
             base=self.base_fingerprint,

@@ -89,7 +89,7 @@ class HGuidance:
         self.remove(pipe)
         if not strength * self.strength:
             return
-        pipe.guided_by = f"{self._digest()} x {strength:g}"  # guided images must not pass for those of the plain model
+        pipe.applied = f"h-guidance {self._digest()} x {strength:g}"  # as no weight tells it
         last, chosen = -1.0, {}
 
         def move(output: torch.Tensor, call: UNetCall) -> torch.Tensor:
@@ -130,7 +130,7 @@ class HGuidance:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
-        pipe.guided_by = None
+        pipe.applied = None
 
     def merge(self, pipe: StableDiffusionPipeline, strength: float = 1.0) -> None:
         """Raise `UserError`: there is nothing to merge."""

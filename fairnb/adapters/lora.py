@@ -103,11 +103,13 @@ class LoRA:
             for key in ("lora_A", "lora_B"):
                 getattr(layer, key)[NAME].weight = self._factors[f"{name}.{key}.weight"]
             layer.set_scale(NAME, strength)
+        pipe.applied = f"LoRA x {strength:g}"
 
     def remove(self, pipe: StableDiffusionPipeline) -> None:
         """Restore the pipeline's own layers."""
         if any(NAME in (getattr(getattr(pipe, part), "peft_config", None) or {}) for part in self.parts):
             pipe.unload_lora_weights()
+            pipe.applied = None
 
     def merge(self, pipe: StableDiffusionPipeline, strength: float = 1.0) -> None:
         """Add the change to the weights, and reset it to zero."""
@@ -120,10 +122,13 @@ class LoRA:
                 weight += (strength * (second @ first)).to(weight)
                 second.zero_()
 
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The factors in diffusers' layout (`unet.<layer>.lora_A.weight`), on the CPU."""
+        return {_public(name): factor.detach().cpu().contiguous() for name, factor in self._factors.items()}
+
     def save(self, path: str | Path, metadata: dict) -> None:
-        """Write the factors in diffusers' layout (`unet.<layer>.lora_A.weight`), with `metadata` in the header."""
-        tensors = {_public(name): factor.detach().cpu().contiguous() for name, factor in self._factors.items()}
-        save_weights(path, tensors, metadata, format="pt")
+        """Write the factors, with `metadata` in the header."""
+        save_weights(path, self.tensors(), metadata, format="pt")
 
     def _inject(self, pipe: StableDiffusionPipeline) -> dict[str, LoraLayer]:
         for part in self.parts:

@@ -1,10 +1,11 @@
 """Sets of neurons (single scalar weights): set operations, a random control, and files."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from fairnb.errors import UserError
@@ -73,6 +74,15 @@ def load_neurons(path: str | Path) -> NeuronSet:
     try:
         return {name: indices.long() for name, indices in load_file(path).items()}
     except (OSError, SafetensorError) as error:
+        raise UserError(f"neuron file {path} cannot be read ({error}): locate the neurons again") from error
+
+
+def read_settings(path: str | Path) -> dict:
+    """What was stored with a set: its settings; `UserError` if the file is damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: json.loads(value) for key, value in (file.metadata() or {}).items() if key != "format"}
+    except (OSError, SafetensorError, ValueError) as error:
         raise UserError(f"neuron file {path} cannot be read ({error}): locate the neurons again") from error
 
 

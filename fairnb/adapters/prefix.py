@@ -83,12 +83,14 @@ class PrefixTokens:
         # As a parameter of the text encoder the tokens take part in its gradients and its fingerprint.
         pipe.text_encoder.register_parameter(HELD, values)
         pipe.text_encoder._fairnb_hook = pipe.text_encoder.get_input_embeddings().register_forward_hook(prefixed)
+        pipe.applied = f"prefix tokens x {strength:g}"
 
     def remove(self, pipe: StableDiffusionPipeline) -> None:
         """Restore plain prompts."""
         if HELD in pipe.text_encoder._parameters:
             del pipe.text_encoder._parameters[HELD]
             pipe.text_encoder._fairnb_hook.remove()
+            pipe.applied = None
 
     def merge(self, pipe: StableDiffusionPipeline, strength: float = 1.0) -> None:
         """Add the tokens to tokenizer and text encoder, as `load_textual_inversion` does; prompts then name `TOKEN`.
@@ -102,9 +104,13 @@ class PrefixTokens:
         self.remove(pipe)
         pipe.load_textual_inversion({TOKEN: self._values.detach().to(pipe.text_encoder.dtype)})
 
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The vectors under the name `TOKEN`, on the CPU."""
+        return {TOKEN: self._values.detach().cpu().contiguous()}
+
     def save(self, path: str | Path, metadata: dict) -> None:
-        """Write the vectors under the name `TOKEN`, with `metadata` in the header."""
-        save_weights(path, {TOKEN: self._values.detach().cpu().contiguous()}, metadata, format="pt")
+        """Write the vectors, with `metadata` in the header."""
+        save_weights(path, self.tensors(), metadata, format="pt")
 
 
 def load_prefix(path: str | Path, pipe: StableDiffusionPipeline) -> PrefixTokens:

@@ -10,6 +10,7 @@ from diffusers import StableDiffusionPipeline
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from fairnb.diffusion.fingerprint import tensor_hash
 from fairnb.errors import UserError
 from fairnb.files import write_atomically
 
@@ -44,8 +45,17 @@ class Adapter(Protocol):
     def merge(self, pipe: StableDiffusionPipeline, strength: float = 1.0) -> None:
         """Add the change to the model's weights."""
 
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What its file holds, on the CPU."""
+
     def save(self, path: str | Path, metadata: dict) -> None:
         """Write the adapter as safetensors, with its training record `metadata` (anything JSON)."""
+
+
+def adapter_identity(adapter: Adapter) -> dict:
+    """What a training starts from: the kind of the adapter, where it acts, and its tensors."""
+    kind = type(adapter).__name__
+    return {"kind": kind, "acts_from": adapter.acts_from, "start": tensor_hash(adapter.tensors().items())}
 
 
 def save_weights(path: str | Path, tensors: dict[str, torch.Tensor], record: dict, **header: str) -> None:

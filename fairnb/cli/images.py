@@ -16,6 +16,7 @@ from fairnb.cli.options import (
     load_settings,
 )
 from fairnb.errors import UserError
+from fairnb.files import resolve
 
 commands = typer.Typer()
 
@@ -90,6 +91,7 @@ def audit(
     """
     from fairnb.diffusion.pipeline import overlong_prompts, processes
     from fairnb.experiments.audit import audit as audit_model
+    from fairnb.identity import content
     from fairnb.prompts.attributes import get_attribute
     from fairnb.prompts.files import read_prompts
     from fairnb.prompts.sets import load_prompt_set, prompt_rows
@@ -97,8 +99,10 @@ def audit(
     from fairnb.vision.faces import load_detector
 
     settings = load_settings(model, profile, change)
+    if prompts:
+        settings = settings.model_copy(update={"prompts": str(resolve(prompts))})
     names = [get_attribute(name.strip()).name for name in attributes.split(",")] if attributes else settings.attributes
-    rows = read_prompts(prompts) if prompts else prompt_rows(load_prompt_set(settings.prompts), "test")
+    rows = read_prompts(settings.prompts) if prompts else prompt_rows(load_prompt_set(settings.prompts), "test")
     judge = load_classifier(settings.judge)
     pipe = load_model(settings, patch, strength)
     for prompt in overlong_prompts(pipe, rows.prompt):
@@ -112,6 +116,7 @@ def audit(
         images=images,
         folder=out,
         profile=settings,
+        patch=patch and {"name": patch.name, "content": content(resolve(patch)), "strength": strength},
     )
     if processes().is_main_process:
         typer.echo(f"{page}: open it in a browser; the tables are in {out / 'tables'}")
@@ -143,12 +148,16 @@ def _reproduced(several: Path, run: Path) -> str:
 
 
 def _changed(first: Path, second: Path) -> str:
+    from fairnb.experiments.audit import audit_identity
+    from fairnb.identity import refuse_another
     from fairnb.measure.metrics import paired_difference, summarise
     from fairnb.measure.records import attributes_of, read_records
 
     for folder in (first, second):
         if not (folder / "records.parquet").is_file():
             raise UserError(f"{folder} holds neither an audit nor a spread: give a folder that fairnb audit wrote")
+    settings = [audit_identity(folder) for folder in (first, second)]
+    refuse_another(*settings, str(first), f"audit both in the way of {second}, or of {first}")
     tables = [read_records(folder / "records.parquet") for folder in (first, second)]
     common = [about.name for about in attributes_of(tables[0]) if about.name in tables[1]]
     if not common:
@@ -158,6 +167,8 @@ def _changed(first: Path, second: Path) -> str:
         change = paired_difference(*tables, name)
         before, after = (summarise(table, name)["mean"] for table in tables)
         verdict = "no change is shown" if change["low"] <= 0 <= change["high"] else "a change"
+        if change["n_prompts"] < 2:
+            verdict = "undecided, since an interval needs two prompts with faces in both audits"
         lines.append(
             f"{name}: bias {before:.3f} -> {after:.3f}, difference {change['mean']:+.3f} "
             f"[{change['low']:.3f}, {change['high']:.3f}] over {change['n_prompts']} prompts: {verdict}"

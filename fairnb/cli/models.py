@@ -15,6 +15,7 @@ from fairnb.cli.options import (
     load_settings,
 )
 from fairnb.errors import UserError
+from fairnb.files import resolve
 
 commands = typer.Typer()
 
@@ -190,7 +191,7 @@ def apply(
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty: give a new folder")
     pipe = load_pipeline(to, revision=revision, device="cpu")
-    adapter = load_adapter(patch, pipe)
+    adapter = load_adapter(resolve(patch), pipe)
     if adapter.acts_from and not everywhere:
         raise UserError(
             f"{patch} acts in early timesteps only, which weights cannot express: add --everywhere to let it act in "

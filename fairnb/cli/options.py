@@ -7,6 +7,7 @@ import typer
 import yaml
 
 from fairnb.errors import UserError
+from fairnb.files import resolve
 
 ProfileOption = Annotated[str, typer.Option("--profile", "-p", help="A name in notebooks/profiles or a YAML file.")]
 SetOption = Annotated[
@@ -51,5 +52,5 @@ def load_model(settings, patch: Path | None = None, strength: float = 1.0):
     dtype = getattr(torch, settings.dtype)
     pipe = load_pipeline(settings.model, revision=settings.revision, device=settings.device, dtype=dtype)
     if patch:
-        load_adapter(patch, pipe).apply(pipe, strength)
+        load_adapter(resolve(patch), pipe).apply(pipe, strength)
     return pipe

@@ -1,5 +1,6 @@
 """Audit a model: generate images of prompts, judge the people in them, and report their shares on one page."""
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -10,15 +11,16 @@ from fairnb.diffusion.pipeline import processes
 from fairnb.errors import UserError
 from fairnb.figures import charts, pictures, style
 from fairnb.figures.page import write_page
-from fairnb.files import write_atomically, write_json
+from fairnb.files import read_json, write_atomically, write_json
 from fairnb.measure import metrics
 from fairnb.measure.ffd_results import write_test_results
-from fairnb.measure.generate import generate
+from fairnb.measure.generate import PLAN, generate
 from fairnb.measure.judge import judge_images
 from fairnb.measure.provenance import provenance
 from fairnb.measure.records import write_records
 from fairnb.profiles import Profile
 from fairnb.vision.classifiers import Classifier
+from fairnb.vision.perception import classifier_hash
 
 
 def audit(
@@ -31,13 +33,15 @@ def audit(
     images: int,
     folder: str | Path,
     profile: Profile,
+    patch: dict | None = None,
 ) -> Path:
     """Generate `images` images of each prompt (`prompts.files.read_prompts`) and report what the judge sees.
 
     Writes images/, records.parquet and .csv, FFD's test_results.pkl, tables/, figures/ and summary.json into `folder`,
-    and a page of it all, audit.html, whose path is returned. A killed call resumes. Under `torchrun` the images are
-    divided, and the main process does the rest. `UserError` for an attribute that the judge does not know, and for a
-    folder that holds another model's audit.
+    and a page of it all, audit.html, whose path is returned. `patch` says what is applied to the pipeline (name,
+    content, strength). A killed call resumes; an earlier judge's tables and figures are replaced. Under `torchrun` the
+    images are divided, and the main process does the rest. `UserError` for an attribute that the judge does not know,
+    and for a folder that holds another model's audit.
     """
     folder = Path(folder)
     for attribute in attributes:
@@ -46,7 +50,7 @@ def audit(
     page, state = folder / "audit.html", processes()
     generate(pipe, prompts, images=images, folder=folder / "images", seed=profile.seed, **profile.sampling.model_dump())
     if state.is_main_process:
-        _report(folder, len(prompts), images, detector, judge, attributes, profile)
+        _report(folder, len(prompts), images, detector, judge, attributes, profile, patch)
     state.wait_for_everyone()
     return page
 
@@ -59,18 +63,32 @@ def _report(
     judge: Classifier,
     attributes: list[str],
     profile: Profile,
+    patch: dict | None,
 ) -> None:
     """Judge the images of an audit and write everything that follows from them."""
     records = judge_images(folder / "images", detector, judge)
+    for place in ("tables", "figures"):
+        shutil.rmtree(folder / place, ignore_errors=True)
     write_records(records, folder / "records.parquet")
     write_atomically(folder / "records.csv", lambda path: records.to_csv(path, index=False))
     write_test_results(records, folder / "test_results.pkl")
-    summary = {"provenance": provenance(profile)}
+    summary = {"provenance": provenance(profile) | ({"patch": patch} if patch else {})}
+    plan = read_json(folder / "images" / PLAN)
+    how = {key: value for key, value in plan.items() if key not in ("model", "prompts")}
+    summary["identity"] = {"judge": classifier_hash(judge), **how}
     for attribute in attributes:
         summary[attribute] = _one(records, attribute, folder, judge.accuracy.get(attribute), profile.seed)
     write_json(folder / "summary.json", summary)
     remark = f"{prompts} prompts, {images} images each, seed {profile.seed}; written by fairnb."
+    if patch:
+        remark = f"With {patch['name']} at strength {patch['strength']:g}. {remark}"
     write_page(folder, "audit.html", f"Who is in the pictures of {Path(profile.model).name}?", remark)
+
+
+def audit_identity(folder: Path) -> dict:
+    """What two audits must have in common to be compared: the judge, and how images are generated; not model and
+    prompts."""
+    return read_json(folder / "summary.json").get("identity", {})
 
 
 def _one(records: pd.DataFrame, attribute: str, folder: Path, accuracy: float | None, seed: int) -> dict:

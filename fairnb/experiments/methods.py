@@ -17,10 +17,12 @@ from fairnb.adapters.bias_neurons import BiasNeurons
 from fairnb.adapters.h_classifiers import h_classifier_from_prompts
 from fairnb.adapters.h_guidance import HGuidance, load_h_guidance
 from fairnb.adapters.lora import LoRA
-from fairnb.adapters.neuron_sets import NeuronSet, load_neurons, save_neurons, union
+from fairnb.adapters.neuron_sets import NeuronSet, load_neurons, read_settings, save_neurons, union
 from fairnb.adapters.prefix import PrefixTokens
 from fairnb.adapters.protocol import Adapter
+from fairnb.diffusion.fingerprint import model_identity
 from fairnb.diffusion.pipeline import processes
+from fairnb.identity import difference, hashed
 from fairnb.profiles import Experiment, Profile
 from fairnb.prompts.attributes import get_attribute
 from fairnb.prompts.sets import PromptSet
@@ -65,17 +67,34 @@ def find_neurons(
         contexts=prompts.contexts,
         seed=profile.seed,
     )
+    about = found.settings | {"identity": _identity_of_neurons(pipe, attribute, profile, prompts)}
     if state.is_main_process:
-        save_neurons(found.neurons, path, {key: json.dumps(value) for key, value in found.settings.items()})
+        save_neurons(found.neurons, path, {key: json.dumps(value) for key, value in about.items()})
     state.wait_for_everyone()
     return found.neurons
 
 
+def _identity_of_neurons(pipe: StableDiffusionPipeline, attribute: str, profile: Profile, prompts: PromptSet) -> dict:
+    words = hashed([prompts.split("train"), prompts.contents, prompts.contexts])
+    about = {"attribute": attribute, "locate": profile.locate.model_dump(), "seed": profile.seed}
+    return about | {"prompts": words, "model": model_identity(pipe)}
+
+
 def _neurons(pipe: StableDiffusionPipeline, attribute: str, profile: Profile, prompts: PromptSet) -> NeuronSet:
     path = profile.folder / "experiments" / f"neurons_{attribute}.safetensors"
-    there = path.is_file()
-    processes().wait_for_everyone()  # no process writes before all have looked
-    return load_neurons(path) if there else find_neurons(pipe, attribute, profile, prompts, path)
+    there = read_settings(path).get("identity", {}) if path.is_file() else None
+    current = _is_current(path, there, _identity_of_neurons(pipe, attribute, profile, prompts))
+    return load_neurons(path) if current else find_neurons(pipe, attribute, profile, prompts, path)
+
+
+def _is_current(path: Path, there: dict | None, now: dict) -> bool:
+    """Whether the stored thing at `path` was made by this run; if not, say why it is made anew."""
+    differs = "" if there is None else difference(there, now)
+    state = processes()
+    if differs and state.is_main_process:
+        print(f"{path.name} is made anew: {differs}", flush=True)
+    state.wait_for_everyone()  # no process writes before all have looked
+    return there is not None and not differs
 
 
 def make_h_guidance(
@@ -103,14 +122,14 @@ def _h_classifier(
     """Load an h-classifier (stored as h-guidance of strength 0), or train it if there is none of these settings."""
     path, state = profile.folder / "experiments" / f"h_{attribute}.safetensors", processes()
     how = {"images": experiment.h_guidance.images, "seed": profile.seed}
-    about = how | {"model": profile.model, "prompts": experiment.prompts, "sampling": profile.sampling.model_dump()}
-    there = path.is_file() and about.items() <= load_h_guidance(path, pipe.device).metadata.items()
-    state.wait_for_everyone()  # no process writes before all have looked
-    if not there:
+    train = prompts.prompts("train", experiment.prompts)
+    identity = how | {"prompts": hashed(train), "sampling": profile.sampling.model_dump()}
+    identity |= {"model": model_identity(pipe), "vision": vision.identity()}
+    there = load_h_guidance(path, pipe.device).metadata.get("identity", {}) if path.is_file() else None
+    if not _is_current(path, there, identity):
         started = time.perf_counter()
-        train = prompts.prompts("train", experiment.prompts)
         made = h_classifier_from_prompts(pipe, vision, attribute, train, sampling=profile.sampling, **how)
-        about["minutes"] = (time.perf_counter() - started) / 60
+        about = {"identity": identity, "minutes": (time.perf_counter() - started) / 60}
         if state.is_main_process:
             shares = np.full(len(made.classes), 1 / len(made.classes))
             HGuidance([made], {attribute: shares}, 0.0, reliable=0.0).save(path, about)

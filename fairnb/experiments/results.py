@@ -8,15 +8,17 @@ import pandas as pd
 
 from fairnb.errors import UserError
 from fairnb.files import read_json
+from fairnb.identity import refuse_another
+from fairnb.measure.spread import OWN
 
 
 def read_results(places: Sequence[str | Path]) -> list[dict]:
     """Read results from output folders of one profile, model folders, and files of `fairnb results --out`.
 
     Of two results of the same experiment and seed the one of the later place counts. `UserError` names a place without
-    results.
+    results, and the setting in which two seeds of an experiment differ.
     """
-    found = {}
+    found: dict[tuple[str, int], dict] = {}
     for place in map(Path, places):
         paths = sorted(place.glob("experiments/*/result.json"))
         place = place / "experiments.json" if (place / "model_index.json").is_file() else place
@@ -27,7 +29,25 @@ def read_results(places: Sequence[str | Path]) -> list[dict]:
             found |= {(result["experiment"], result["seed"]): result for result in results}
         except (KeyError, TypeError) as error:
             raise UserError(f"{place} is not a file of results: give one that fairnb results --out wrote") from error
+    first: dict[str, dict] = {}
+    for result in found.values():
+        name = result["experiment"]
+        one, other = _comparable(first.setdefault(name, result), result)
+        refuse_another(one, other, f"{name} of seed {first[name]['seed']}", f"give seed {result['seed']} alone")
     return list(found.values())
+
+
+def _comparable(one: dict, other: dict) -> tuple[dict, dict]:
+    """What must be the same for two seeds to be averaged: their identities, or, in results of older versions, their
+    settings."""
+    if "identity" in one and "identity" in other:
+        both = [each["identity"] for each in (one, other)]
+    else:
+        both = [each["provenance"]["parameters"] for each in (one, other)]
+        name = one["experiment"]
+        both = [each | {"experiment": each["experiments"][name]} for each in both]
+    own = {*OWN, "triplets"}  # which every seed makes for itself
+    return tuple({key: value for key, value in each.items() if key not in own} for each in both)
 
 
 def results_table(results: list[dict]) -> pd.DataFrame:

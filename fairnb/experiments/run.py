@@ -1,24 +1,25 @@
 """Run an experiment: train one adapter for one target, evaluate it beside the original model, and store the result."""
 
-import json
 import time
 from pathlib import Path
 
 from diffusers import StableDiffusionPipeline
 
 from fairnb.adapters.load import load_adapter
+from fairnb.diffusion.fingerprint import model_identity
 from fairnb.diffusion.pipeline import processes
-from fairnb.errors import UserError
 from fairnb.experiments.evaluation import evaluate
 from fairnb.experiments.methods import make_adapter, make_h_guidance, target_shares
 from fairnb.files import read_json, write_json
+from fairnb.identity import content, difference, hashed, refuse_another
 from fairnb.measure.provenance import provenance
-from fairnb.profiles import Profile
+from fairnb.profiles import WITHOUT_EFFECT, Profile
 from fairnb.prompts.sets import PromptSet
 from fairnb.training.alignment import AlignmentRun
 from fairnb.training.contrastive import ContrastiveRun
+from fairnb.training.triplets import METADATA
 from fairnb.vision.classifiers import Classifier
-from fairnb.vision.perception import VisionModels
+from fairnb.vision.perception import VisionModels, classifier_hash
 
 
 def run_experiment(
@@ -33,14 +34,16 @@ def run_experiment(
     """Train and evaluate an experiment of the profile; return its result, which is also written to result.json.
 
     Everything lies in <profile's folder>/experiments/<name>. Finished steps are not repeated, and a killed run resumes.
-    Experiments of one model and seed may share the cache `originals` (see `AlignmentRun`). `UserError` if the folder
-    holds a run of other settings.
+    Experiments of one model and seed may share the cache `originals` (see `AlignmentRun`). A result of another
+    evaluation is replaced. `UserError` if the folder holds another training.
     """
     experiment = profile.experiments[name]
     folder, state = profile.folder / "experiments" / name, processes()
-    _check_plan(folder, profile, name)
+    training = _identity(pipe, vision, prompts, profile, name)
+    identity = training | {"evaluate": profile.evaluate.model_dump(), "judge": classifier_hash(judge)}
+    _check_plan(folder, training)
     patch, result = folder / "patch.safetensors", folder / "result.json"
-    to_train, to_evaluate = not patch.is_file() and experiment.adapter != "words", not result.is_file()
+    to_train, to_evaluate = not patch.is_file() and experiment.adapter != "words", not _is_current(result, identity)
     state.wait_for_everyone()  # no process writes before all have looked
     if to_train:
         resumed, started = (folder / "checkpoint.pt").is_file(), time.perf_counter()
@@ -61,22 +64,49 @@ def run_experiment(
         }
         own = profile.model_copy(update={"experiments": {name: experiment}})
         if state.is_main_process:
-            write_json(result, about | found | {"provenance": provenance(own)})
+            write_json(result, about | found | {"identity": identity, "provenance": provenance(own)})
         state.wait_for_everyone()
     return read_json(result)
 
 
-def _check_plan(folder: Path, profile: Profile, name: str) -> None:
-    """Write the plan of the run; `UserError` if the folder holds a run of another plan."""
+def _identity(pipe, vision: VisionModels, prompts: PromptSet, profile: Profile, name: str) -> dict:
+    """What decides the training of an experiment (see `fairnb.identity`)."""
     experiment, settings = profile.experiments[name], profile.finetune_of(name)
-    plan = {"experiment": experiment.model_dump(), "finetune": settings.model_dump(), "seed": profile.seed}
+    identity = {
+        "experiment": experiment.model_dump(exclude={"finetune"}),
+        "finetune": settings.model_dump(exclude=set(WITHOUT_EFFECT)),
+        "sampling": profile.sampling.model_dump(),
+        "seed": profile.seed,
+        "prompts": hashed(prompts.model_dump()),
+        "model": model_identity(pipe),
+        "vision": vision.identity(),
+    }
+    if experiment.adapter == "neurons":
+        identity["locate"] = profile.locate.model_dump()
+    if experiment.contrast:
+        identity["triplets"] = content(profile.folder / "triplets" / METADATA)
+    return identity
+
+
+def _check_plan(folder: Path, identity: dict) -> None:
+    """Write the identity of the training; `UserError` if the folder holds another one."""
     path, state = folder / "plan.json", processes()
-    begun = {file.name for file in folder.glob("*")} - {"plan.json"}  # a plan alone is that of a refused run
-    if begun and path.is_file() and read_json(path) != json.loads(json.dumps(plan)):
-        raise UserError(f"{folder} holds a run of other settings: delete it or choose another output")
+    begun = {file.name for file in folder.glob("[!.]*")} - {"plan.json"}  # a plan alone is that of a refused run
+    if begun and path.is_file():
+        refuse_another(read_json(path), identity, str(folder), "delete it or choose another output")
     state.wait_for_everyone()
     if state.is_main_process:
-        write_json(path, plan)
+        write_json(path, identity)
+
+
+def _is_current(result: Path, identity: dict) -> bool:
+    """Whether there is a result of this evaluation; if there is another one, say why it is replaced."""
+    if not result.is_file():
+        return False
+    differs = difference(read_json(result).get("identity", {}), identity)
+    if differs and processes().is_main_process:
+        print(f"{result} is made anew: {differs}", flush=True)
+    return not differs
 
 
 def _train(

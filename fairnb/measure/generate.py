@@ -1,6 +1,7 @@
 """Generate images into a folder: resumable, and the same images on any number of processes."""
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
@@ -8,11 +9,12 @@ import torch
 from diffusers import StableDiffusionPipeline
 from tqdm import tqdm
 
-from fairnb.diffusion.fingerprint import fingerprint
+from fairnb.diffusion.fingerprint import model_identity
 from fairnb.diffusion.pipeline import processes
 from fairnb.diffusion.sampling import decode, noise, sample
 from fairnb.errors import UserError
-from fairnb.files import read_json, write_json
+from fairnb.files import one_run_in, read_json, remove_leftovers, write_json
+from fairnb.identity import difference, refuse_another
 from fairnb.measure.images import image_path, is_whole_image, save_image
 from fairnb.prompts.templates import name_class
 
@@ -50,20 +52,29 @@ def generate(
         "steps": steps,
         "guidance_scale": guidance_scale,
         "batch": batch,
-        # A patch or LoRA changes the first, prefix tokens the second.
-        "unet": fingerprint(pipe.unet),
-        "text_encoder": fingerprint(pipe.text_encoder),
-        "vae": fingerprint(pipe.vae),
+        "model": model_identity(pipe),
     }
-    if guided_by := getattr(pipe, "guided_by", None):  # h-guidance changes no weight
-        plan["guided_by"] = guided_by
     state = processes()
-    if state.is_main_process:
-        _claim(folder, plan, replace)
-    state.wait_for_everyone()
+    # Runs that may replace the images of others share them, and wait for each other.
+    with one_run_in(folder, wait=replace) if state.is_main_process else nullcontext():
+        if state.is_main_process:
+            _claim(folder, plan, replace)
+            for place in folder.glob("prompt_*"):
+                remove_leftovers(place)
+        state.wait_for_everyone()
+        _draw(pipe, folder, plan, progress)
+        state.wait_for_everyone()
+    return folder
+
+
+def _draw(pipe: StableDiffusionPipeline, folder: Path, plan: dict, progress: bool) -> None:
+    """Draw the missing images, this process its part of the batches."""
+    state, images, batch, seed = processes(), plan["images"], plan["batch"], plan["seed"]
+    how = {"steps": plan["steps"], "guidance_scale": plan["guidance_scale"]}
     # Rounding depends on the size of a batch. So a batch with a missing image is generated as a whole, and a resumed
     # run ends with the same bytes as one that was never killed.
-    work = [(row, list(range(start, min(start + batch, images)))) for row in rows for start in range(0, images, batch)]
+    starts = range(0, images, batch)
+    work = [(row, list(range(start, min(start + batch, images)))) for row in plan["prompts"] for start in starts]
     mine = work[state.process_index :: state.num_processes]
     for row, indices in tqdm(mine, desc="generate", unit="batch", disable=not (progress and state.is_main_process)):
         paths = [image_path(folder, row["prompt_id"], index) for index in indices]
@@ -73,11 +84,9 @@ def generate(
             if "words" in row:
                 prompt = [name_class(prompt, row["words"][index]) for index in indices]
             with torch.no_grad():
-                drawn = decode(pipe, sample(pipe, prompt, latents, steps=steps, guidance_scale=guidance_scale))
+                drawn = decode(pipe, sample(pipe, prompt, latents, **how))
             for number in missing:
                 save_image(drawn[number], paths[number])
-    state.wait_for_everyone()
-    return folder
 
 
 def _rows(prompts: pd.DataFrame | Iterable[dict]) -> list[dict]:
@@ -98,11 +107,10 @@ def _claim(folder: Path, plan: dict, replace: bool) -> None:
     """Write the plan before any image; refuse a folder of another run, or empty it if `replace` is set."""
     if (folder / PLAN).is_file():
         there = read_json(folder / PLAN)
-        if there == plan:
+        if not difference(there, plan):
             return
         if not replace:
-            key = next((key for key in plan if there.get(key) != plan[key]), "plan")
-            raise UserError(f"{folder} holds images of another run (its {key} differs): delete it or choose another")
+            refuse_another(there, plan, str(folder), "delete it or choose another folder")
         for path in folder.glob("prompt_*/img_*.png"):
             path.unlink()
         for path in folder.glob("prompt_*"):

@@ -177,19 +177,34 @@ def summarise(records: pd.DataFrame, attribute: str, seed: int = 0) -> dict:
 
 
 def paired_difference(before: pd.DataFrame, after: pd.DataFrame, attribute: str, seed: int = 0) -> dict:
-    """Return the change of bias (after - before) over the prompts of both tables: mean, low, high (95 %), n_prompts.
+    """Return the change of bias (after - before) over the prompts: mean, low, high (95 %), n_prompts.
 
-    Pairing by prompt removes the spread between prompts. `UserError` if the tables share no prompt.
+    Pairing by prompt removes the spread between prompts. `UserError` if the tables are of other prompts, or of other
+    noises (seed and number of an image): then they cannot be paired.
     """
-    tables = [bias_by_prompt(records, attribute).set_index("prompt_id") for records in (before, after)]
-    common = tables[0].index.intersection(tables[1].index)
-    if len(common) == 0:
-        raise UserError("the two tables have no prompt in common: generate both from the same prompt set")
+    _check_pairs(before, after)
+    tables = [bias_by_prompt(records, attribute).set_index("prompt") for records in (before, after)]
+    common = tables[0].index
     change = (tables[1].bias[common] - tables[0].bias[common]).dropna().to_numpy()
     if len(change) == 0:
         warnings.warn(f"no prompt has a face in both tables: its change on {attribute} is undefined", stacklevel=2)
     low, high = bootstrap(change, seed)
     return {"mean": float(change.mean()) if len(change) else nan, "low": low, "high": high, "n_prompts": len(change)}
+
+
+def _check_pairs(before: pd.DataFrame, after: pd.DataFrame) -> None:
+    names = [set(records.prompt) for records in (before, after)]
+    if odd := sorted(names[0] ^ names[1]):
+        raise UserError(f"the two tables are of other prompts ('{odd[0]}' is in one only): generate both from the same")
+    noises = [
+        {row for row in records[["prompt", "seed", "image"]].itertuples(index=False)} for records in (before, after)
+    ]
+    if odd := sorted(noises[0] ^ noises[1]):
+        prompt, seed, image = odd[0]
+        raise UserError(
+            f"the two tables have other noises (image {image} of seed {seed} of '{prompt}' is in one only): generate "
+            "both with the same seed and as many images"
+        )
 
 
 def _measured(records: pd.DataFrame, name: str) -> Attribute:

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from fairnb.files import root, workspace
+from fairnb.diffusion.pipeline import pick_device
+from fairnb.files import SHIPPED, root
 from fairnb.profiles import Profile
 
 PACKAGES = ["torch", "diffusers", "transformers", "accelerate", "facenet-pytorch", "numpy", "pandas", "scipy"]
@@ -19,7 +20,7 @@ PACKAGES = ["torch", "diffusers", "transformers", "accelerate", "facenet-pytorch
 def provenance(parameters: Profile | dict, seeds: list[int] | None = None) -> dict:
     """Return parameters, seeds, package versions, git commit, device and time (UTC).
 
-    Paths inside the repository are stored relative to it, so that the same run in another place gives the same record.
+    Files that come with the package are named as such, so that the same run in another place gives the same record.
     """
     values = parameters.model_dump() if isinstance(parameters, Profile) else dict(parameters)
     if seeds is None:
@@ -29,31 +30,39 @@ def provenance(parameters: Profile | dict, seeds: list[int] | None = None) -> di
         "seeds": seeds,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "git_commit": _git_commit(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU",
+        "device": _device(values.get("device")),
         "processors": os.cpu_count(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
 def relative(value: Any) -> Any:
-    """Make the paths inside the repository relative to it, in a mapping or list of any depth."""
+    """Give the files that come with the package their names ("fairnb:data/mini-sd"), and make other paths below the
+    current folder relative, in a mapping or list of any depth."""
     if isinstance(value, dict):
         return {key: relative(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [relative(inner) for inner in value]
     if isinstance(value, str) and Path(value).is_absolute():
-        for folder in (root(), workspace()):
+        for folder, start in ((root(), SHIPPED), (Path.cwd(), "")):
             if Path(value).is_relative_to(folder):
-                return Path(value).relative_to(folder).as_posix()
+                return start + Path(value).relative_to(folder).as_posix()
     return value
 
 
+def _device(name: str | None) -> str:
+    """What the run computes on: the device that its parameters name, or else the best there is."""
+    device = pick_device(name)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} {device.type}"
+
+
 def _git_commit() -> str | None:
-    """The commit, followed by "+changes" if tracked files differ from it; None outside a checkout."""
+    """The commit, followed by "+changes" if tracked files differ from it; None unless the package is part of it."""
     if not (root() / ".git").exists():
         return None
     git = ["git", "-C", str(root())]
     try:
+        subprocess.run([*git, "ls-files", "--error-unmatch", "fairnb/__init__.py"], capture_output=True, check=True)
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
         changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True).returncode
     except (OSError, subprocess.CalledProcessError):

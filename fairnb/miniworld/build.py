@@ -291,6 +291,7 @@ def train(
         average,
         folder / f"{name}.ckpt",
         name=name,
+        identity={"steps": steps, "learning_rate": learning_rate, "seed": seed, "ema": ema},
         updates=steps,
         checkpoint_every=CHECKPOINT_EVERY,
         buffers=list(module.buffers()),

@@ -28,13 +28,15 @@ import torch
 from accelerate import Accelerator
 from diffusers import StableDiffusionPipeline
 
-from fairnb.adapters.protocol import Adapter
+from fairnb.adapters.protocol import Adapter, adapter_identity
+from fairnb.diffusion.fingerprint import model_identity
 from fairnb.diffusion.gradients import adjusted_backward, sample_with_gradient, trajectory
 from fairnb.diffusion.sampling import decode, noise, sample
 from fairnb.errors import UserError
+from fairnb.identity import hashed
 from fairnb.measure.metrics import bias
 from fairnb.measure.targets import targets
-from fairnb.profiles import Finetune, Sampling
+from fairnb.profiles import WITHOUT_EFFECT, Finetune, Sampling
 from fairnb.prompts.attributes import get_attribute
 from fairnb.prompts.templates import name_class
 from fairnb.seeds import stable_seed
@@ -116,15 +118,19 @@ class AlignmentRun:
                 part.enable_gradient_checkpointing()
         try:
             validate = (lambda: self.validate(validation)) if validation else None
+            identity = self.identity(train, validation)
             record = self.training_record() | (record or {})
-            return train_adapter(self.adapter, settings, folder, update, validate, record, self.accelerator)
+            return train_adapter(self.adapter, settings, folder, update, validate, identity, record, self.accelerator)
         finally:
             for part in parts:
                 part.disable_gradient_checkpointing()
 
     def check_shares(self) -> None:
-        """Raise `UserError` if the guide lacks an attribute, or an update has fewer images than combinations of
-        classes."""
+        """Raise `UserError` if the guide lacks an attribute, an update has fewer images than combinations of classes,
+        or its gradient wants more denoising steps than there are."""
+        steps, used = min(self.settings.steps or [self.sampling.steps]), self.settings.gradient_steps or 0
+        if used > steps:
+            raise UserError(f"finetune.gradient_steps = {used} exceeds the {steps} denoising steps: use 1 to {steps}")
         for key, wanted in self.shares.items():
             names = (key,) if isinstance(key, str) else key
             for name in names:
@@ -146,6 +152,17 @@ class AlignmentRun:
         }
         settings, sampling = self.settings.model_dump(), self.sampling.model_dump()
         return {"target": target, "seed": self.seed, "settings": settings, "sampling": sampling}
+
+    def identity(self, train: list[str], validation: list[str]) -> dict:
+        """What decides the result of `train` (see `fairnb.identity`)."""
+        record = self.training_record()
+        return record | {
+            "settings": {key: value for key, value in record["settings"].items() if key not in WITHOUT_EFFECT},
+            "prompts": hashed([train, validation]),
+            "adapter": adapter_identity(self.adapter),
+            "model": model_identity(self.pipe),
+            "vision": self.vision.identity(),
+        }
 
     @torch.no_grad()
     def validate(self, prompts: list[str]) -> float:

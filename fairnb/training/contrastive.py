@@ -17,10 +17,12 @@ import torch
 from accelerate import Accelerator
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 
-from fairnb.adapters.protocol import Adapter
+from fairnb.adapters.protocol import Adapter, adapter_identity
+from fairnb.diffusion.fingerprint import model_identity
 from fairnb.diffusion.pipeline import tokenize
+from fairnb.identity import content
 from fairnb.measure.images import load_image
-from fairnb.profiles import Finetune
+from fairnb.profiles import WITHOUT_EFFECT, Finetune
 from fairnb.seeds import stable_seed
 from fairnb.training.loop import train_adapter
 from fairnb.training.triplets import ROLES, read_triplets
@@ -66,7 +68,19 @@ class ContrastiveRun:
     def train(self, validate: Callable[[], float] | None, folder: str | Path, record: dict) -> pd.DataFrame:
         """Train the adapter (see `loop.train_adapter`); `validate()` returns the bias of the current model."""
         accelerator = Accelerator(cpu=not torch.cuda.is_available())
-        return train_adapter(self.adapter, self.settings, folder, self.gradient, validate, record, accelerator)
+        identity = {
+            "settings": self.settings.model_dump(exclude=set(WITHOUT_EFFECT)),
+            "seed": self.seed,
+            "loss": self.loss,
+            "shared": self.shared,
+            "stages": self.stages,
+            "triplets": content(self.folder),
+            "adapter": adapter_identity(self.adapter),
+            "model": model_identity(self.pipe),
+        }
+        return train_adapter(
+            self.adapter, self.settings, folder, self.gradient, validate, identity, record, accelerator
+        )
 
     def gradient(self, number: int) -> dict:
         """Put the gradient of update `number` into the adapter's parameters; returns its losses."""

@@ -4,8 +4,9 @@ Every training in this package runs in it: adapters with any objective (`train_a
 world. The objective is a function that puts a gradient into the parameters.
 """
 
+import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,8 +21,11 @@ from tqdm import tqdm
 
 from fairnb.adapters.protocol import Adapter
 from fairnb.errors import UserError
-from fairnb.files import write_atomically
+from fairnb.files import one_run_in, write_atomically
+from fairnb.identity import refuse_another
 from fairnb.profiles import Finetune
+
+ANOTHER = "delete it to start again, choose another folder, or repeat the settings of that run"
 
 
 @dataclass
@@ -52,6 +56,7 @@ def run_updates(
     checkpoint: Path,
     *,
     name: str,
+    identity: dict,
     updates: int,
     checkpoint_every: int,
     after_update: Callable[[Progress], None] = lambda progress: None,
@@ -64,9 +69,10 @@ def run_updates(
     `gradient(number)` puts the gradient of an update into `parameters` and returns its history row with `loss`.
     `after_update` follows each update, when the row is the last of the history. Randomness must depend on the number of
     the update alone: then a killed run that is started again ends with the same values. `buffers` are other tensors
-    that change (such as those of BatchNorm). Only the `main` process writes. `UserError` if the loss is not finite.
+    that change (such as those of BatchNorm). Only the `main` process writes. `UserError` if the loss is not finite, and
+    if the checkpoint is that of a run with another `identity`.
     """
-    progress = _resume(checkpoint, parameters, buffers, optimizer, schedule, ema)
+    progress = _resume(checkpoint, identity, parameters, buffers, optimizer, schedule, ema)
     left = range(progress.update, updates)
     bar = tqdm(left, name, updates, initial=progress.update, mininterval=2, disable=not main)
     for number in bar:
@@ -88,7 +94,7 @@ def run_updates(
         shown = {key: f"{progress.history[-1][key]:.3f}" for key in ("loss", "bias") if key in row}
         bar.set_postfix(shown, refresh=False)
         if main and progress.update % checkpoint_every == 0 and progress.update < updates:
-            save_checkpoint(checkpoint, progress, parameters, buffers, optimizer, schedule, ema)
+            save_checkpoint(checkpoint, identity, progress, parameters, buffers, optimizer, schedule, ema)
     return progress
 
 
@@ -98,6 +104,7 @@ def train_adapter(
     folder: str | Path,
     gradient: Callable[[int], dict],
     validate: Callable[[], float] | None,
+    identity: dict,
     record: dict,
     accelerator: Accelerator,
 ) -> pd.DataFrame:
@@ -106,12 +113,12 @@ def train_adapter(
     `gradient(number)` puts the same gradient into the adapter's parameters in every process and returns its row, with
     `loss` and `prompt`. `validate()` returns the bias of the averaged parameters. The learning rate decays linearly to
     0, since large late steps overshoot from one occupation to the next. `folder` then holds history.csv and
-    patch.safetensors: the moving average with the lowest validation bias, with `record` in its header. While it runs
-    there is checkpoint.pt, from which a killed run resumes with identical results. `UserError` if the loss is not
-    finite.
+    patch.safetensors: the moving average with the lowest validation bias, with `record` in its header, which includes
+    the run's `identity`. While it runs there is checkpoint.pt, from which a killed run of the same identity resumes
+    with identical results. `UserError` if the loss is not finite, the checkpoint is that of another run, or another run
+    uses the folder.
     """
     folder, main, parameters = Path(folder), accelerator.is_main_process, adapter.parameters()
-    folder.mkdir(parents=True, exist_ok=True)
     optimizer = torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=settings.weight_decay)
     schedule = get_scheduler("linear", optimizer, num_warmup_steps=0, num_training_steps=settings.updates)
     ema = EMAModel(parameters, decay=settings.ema)
@@ -127,8 +134,8 @@ def train_adapter(
             progress.history[-1]["validation_bias"] = bias
             progress.keep_if_best(bias, ema.shadow_params)
 
-    adapter.attach()
-    try:
+    alone = one_run_in(folder) if main else nullcontext()
+    with alone, _attached(adapter):
         progress = run_updates(
             parameters,
             update,
@@ -137,6 +144,7 @@ def train_adapter(
             ema,
             folder / "checkpoint.pt",
             name="fine-tune",
+            identity=identity,
             updates=settings.updates,
             checkpoint_every=settings.checkpoint_every,
             after_update=after_update,
@@ -148,13 +156,20 @@ def train_adapter(
             best = progress.best_bias if progress.best else None
             with _holding(adapter, progress.best or ema.shadow_params):
                 trained = {"updates": progress.update, "validation_bias": best}
-                adapter.save(folder / "patch.safetensors", trained | record)
+                adapter.save(folder / "patch.safetensors", trained | record | {"identity": identity})
             write_atomically(folder / "history.csv", lambda path: history.to_csv(path, index=False))
             (folder / "checkpoint.pt").unlink(missing_ok=True)
-    finally:
-        adapter.detach()
     accelerator.wait_for_everyone()
     return history
+
+
+@contextmanager
+def _attached(adapter: Adapter) -> Iterator[None]:
+    adapter.attach()
+    try:
+        yield
+    finally:
+        adapter.detach()
 
 
 @contextmanager
@@ -176,9 +191,10 @@ def _copy(tensors: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> No
         tensor.copy_(value)
 
 
-def save_checkpoint(path: Path, progress: Progress, parameters, buffers, optimizer, schedule, ema: EMAModel) -> None:
+def save_checkpoint(path: Path, identity: dict, progress: Progress, parameters, buffers, optimizer, schedule, ema):
     """Write all that a resumed run needs; the previous checkpoint stays until the new one is whole."""
     saved = {
+        "identity": json.dumps(identity),
         "progress": vars(progress),
         "parameters": [parameter.detach() for parameter in parameters],
         "buffers": list(buffers),
@@ -189,18 +205,21 @@ def save_checkpoint(path: Path, progress: Progress, parameters, buffers, optimiz
     write_atomically(path, lambda temporary: torch.save(saved, temporary))
 
 
-def _resume(path: Path, parameters, buffers, optimizer, schedule, ema: EMAModel) -> Progress:
-    """Restore a killed run; a fresh start without a checkpoint. `UserError` if the checkpoint does not fit."""
+def _resume(path: Path, identity: dict, parameters, buffers, optimizer, schedule, ema: EMAModel) -> Progress:
+    """Restore a killed run; a fresh start without a checkpoint. `UserError` if it is damaged or of another run."""
     if not path.exists():
         return Progress()
     try:
         saved = torch.load(path, map_location=parameters[0].device, weights_only=True)
+        refuse_another(json.loads(saved["identity"]), identity, f"checkpoint {path}", ANOTHER)
         progress = Progress(**saved["progress"])
         optimizer.load_state_dict(saved["optimizer"])
         schedule.load_state_dict(saved["schedule"])
         ema.load_state_dict(saved["ema"])
         _copy(parameters, saved["parameters"])
         _copy(buffers, saved["buffers"])
+    except UserError:
+        raise
     except Exception as error:  # a foreign or damaged file fails in many ways
         raise UserError(f"checkpoint {path} does not fit this run ({error}): delete it to start again") from error
     return progress

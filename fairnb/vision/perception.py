@@ -11,7 +11,9 @@ import torch
 from diffusers import StableDiffusionPipeline
 from facenet_pytorch import MTCNN
 
+from fairnb.diffusion.fingerprint import tensor_hash
 from fairnb.diffusion.sampling import decode
+from fairnb.identity import hashed
 from fairnb.profiles import Profile
 from fairnb.vision.classifiers import Classifier, load_classifier
 from fairnb.vision.encoders import Clip, Dino, load_clip, load_dino
@@ -70,6 +72,13 @@ def perceived_classes(images: torch.Tensor, detector: MTCNN, judge: Classifier, 
     return perceive(images, detector, judge).classes(attribute)
 
 
+def classifier_hash(model: torch.nn.Module) -> str:
+    """A hash of a classifier's or encoder's weights and buffers, and of the tables of its outputs."""
+    tables = [getattr(part, "table", None) for part in model.modules()]
+    sizes = [getattr(part, "size", None) for part in model.modules()]
+    return hashed([tensor_hash([*model.named_parameters(), *model.named_buffers()]), tables, sizes])
+
+
 @dataclass
 class VisionModels:
     """The models that see images during training: face detector, guide, CLIP and, optionally, DINO. No judge."""
@@ -78,6 +87,11 @@ class VisionModels:
     guide: Classifier
     clip: Clip
     dino: Dino | None = None
+
+    def identity(self) -> dict[str, str]:
+        """Hashes of what decides what they see: weights, normalisation, and which outputs mean which class."""
+        models = {"guide": self.guide, "clip": self.clip, "dino": self.dino}
+        return {name: classifier_hash(model) for name, model in models.items() if model is not None}
 
     @property
     def encoders(self) -> int:

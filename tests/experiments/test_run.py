@@ -1,5 +1,6 @@
 """An experiment from its profile to its result: trained, evaluated, not done twice, and summed up over seeds."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def smoke(folder, **experiment):
     return load_profile("smoke", SMALL | changes)
 
 
-def test_an_experiment_is_trained_evaluated_and_not_done_twice(mini, tmp_path, vision, judge):
+def test_an_experiment_is_trained_evaluated_and_not_done_twice(mini, tmp_path, vision, judge, capsys):
     P = smoke(tmp_path)
     words = load_prompt_set(P.prompts)
     words = words.model_copy(
@@ -61,13 +62,27 @@ def test_an_experiment_is_trained_evaluated_and_not_done_twice(mini, tmp_path, v
     stamp = (folder / "one" / "patch.safetensors").stat().st_mtime_ns
     assert run_experiment(mini, vision, judge, words, P, "one") == result
     assert (folder / "one" / "patch.safetensors").stat().st_mtime_ns == stamp
-    with pytest.raises(UserError, match="holds a run of other settings"):
-        run_experiment(mini, vision, judge, words, smoke(tmp_path, tokens=2), "one")
+    for changed, differs in (
+        (smoke(tmp_path, tokens=2), "its experiment.tokens was 5 and is 2 now"),
+        (P.model_copy(update={"sampling": P.sampling.model_copy(update={"guidance_scale": 4.0})}), "guidance_scale"),
+        (P.model_copy(update={"seed": 7}), "its seed was 0 and is 7 now"),
+    ):
+        with pytest.raises(UserError, match=f"one belongs to another run .*{differs}"):
+            run_experiment(mini, vision, judge, words, changed, "one")
+    swapped = dataclasses.replace(vision, guide=judge)
+    with pytest.raises(UserError, match="it differs in its vision.guide"):
+        run_experiment(mini, swapped, judge, words, P, "one")
+    capsys.readouterr()
+    more = P.model_copy(update={"evaluate": P.evaluate.model_copy(update={"images": 3})})
+    again = run_experiment(mini, vision, judge, words, more, "one")  # another evaluation of the same training
+    assert "its evaluate.images was 2 and is 3 now" in capsys.readouterr().out
+    assert (folder / "one" / "patch.safetensors").stat().st_mtime_ns == stamp
+    assert again["kinds"]["places"]["bias"]["gender"]["after"]["n_images"] == 3 * 8
     with pytest.raises(UserError, match="no experiment 'two' in profile smoke: use one"):
         P.finetune_of("two")
 
 
-def test_neurons_of_several_attributes_are_united_and_located_once(mini, tmp_path):
+def test_neurons_of_several_attributes_are_united_and_located_once(mini, tmp_path, capsys):
     P = smoke(tmp_path, adapter="neurons", shares={"gender": None, "age": None})
     words = load_prompt_set(P.prompts)
     words = words.model_copy(update={"occupations": words.occupations | {"train": ["pilot", "nurse"]}})
@@ -80,6 +95,10 @@ def test_neurons_of_several_attributes_are_united_and_located_once(mini, tmp_pat
     stamp = (folder / "neurons_age.safetensors").stat().st_mtime_ns
     make_adapter(mini, "one", P, words)
     assert (folder / "neurons_age.safetensors").stat().st_mtime_ns == stamp
+    fewer = P.model_copy(update={"locate": P.locate.model_copy(update={"k": 0.005})})
+    make_adapter(mini, "one", fewer, words)
+    assert "neurons_age.safetensors is made anew: its locate.k was 0.01 and is 0.005 now" in capsys.readouterr().out
+    assert (folder / "neurons_age.safetensors").stat().st_mtime_ns > stamp
 
 
 def test_several_shares_are_joint(tmp_path):
@@ -97,7 +116,8 @@ def test_explicit_prompts_name_every_class_of_every_test_occupation():
 
 
 def test_the_table_takes_means_and_spread_over_seeds(tmp_path):
-    def result(seed, after):
+    def result(seed, after, **settings):
+        identity = {"seed": seed, "finetune": {"updates": 100}, "triplets": f"of seed {seed}"} | settings
         bias = {"before": {"mean": 0.8}, "after": {"mean": after}}
         compared = {"bias": {"gender": bias}, "share": {"gender": {"after": {"mean": 0.6, "std": 0.1}}}}
         costs = {"clip_i": 0.9, "drift": 0.1, "minutes": 2.0, "parameters": 10, "megabytes": 0.1}
@@ -107,7 +127,8 @@ def test_the_table_takes_means_and_spread_over_seeds(tmp_path):
             "faces": {"before": 1.0, "after": 0.95},
             "trained": {"occupations": {"gender": bias}},
         }
-        return {"experiment": "one", "seed": seed, "kinds": {"occupations": compared}} | costs | seen
+        about = {"experiment": "one", "seed": seed, "identity": identity}
+        return about | {"kinds": {"occupations": compared}} | costs | seen
 
     for seed, after in enumerate((0.2, 0.3, 0.4)):
         path = tmp_path / str(seed) / "experiments" / "one" / "result.json"
@@ -123,6 +144,9 @@ def test_the_table_takes_means_and_spread_over_seeds(tmp_path):
     assert means == {1: 0.3, 7: 0.5, 2: 0.4}
     with pytest.raises(UserError, match="none holds no experiment"):
         read_results([file, tmp_path / "none"])
+    file.write_text(json.dumps([result(7, 0.5, finetune={"updates": 250})]))
+    with pytest.raises(UserError, match="one of seed 7 .* .its finetune.updates was 250 and is 100 now"):
+        read_results([file, tmp_path / "1"])
     file.write_text("[1]")
     with pytest.raises(UserError, match="all.json is not a file of results"):
         read_results([file])
@@ -158,7 +182,7 @@ def test_wrong_experiments_are_refused_before_anything_starts(experiment, messag
         load_profile("mini", {"experiments": {"one": AGE | experiment}})
 
 
-def test_guided_experiments_share_a_classifier_which_no_failure_loses(tiny_pipe, tmp_path, monkeypatch):
+def test_guided_experiments_share_a_classifier_which_no_failure_loses(tiny_pipe, tmp_path, monkeypatch, vision, judge):
     guided = {"adapter": "h_guidance", "shares": {"gender": None}, "prompts": ["occupations"]}
     how = {"one": {"images": 4, "reliable": 0.95}, "two": {"images": 4, "strength": 7}, "more": {"images": 5}}
     experiments = {name: guided | {"h_guidance": each} for name, each in how.items()}
@@ -171,12 +195,16 @@ def test_guided_experiments_share_a_classifier_which_no_failure_loses(tiny_pipe,
 
     monkeypatch.setattr("fairnb.experiments.methods.h_classifier_from_prompts", made)
     with pytest.raises(UserError, match="its best: 0.92, wanted: 0.95"):
-        make_h_guidance(pipe, None, words, P, "one")
-    guidance, minutes = make_h_guidance(pipe, None, words, P, "two")
+        make_h_guidance(pipe, vision, words, P, "one")
+    guidance, minutes = make_h_guidance(pipe, vision, words, P, "two")
     assert asked == [4] and guidance.strength == 7 and minutes > 0
-    assert make_h_guidance(pipe, None, words, P, "two")[1] == minutes  # of the training, not of reading its file
-    make_h_guidance(pipe, None, words, P, "more")
+    assert make_h_guidance(pipe, vision, words, P, "two")[1] == minutes  # of the training, not of reading its file
+    make_h_guidance(pipe, vision, words, P, "more")
     assert asked == [4, 5]
+    make_h_guidance(pipe, dataclasses.replace(vision, guide=judge), words, P, "more")  # another guide's classes
+    fewer = words.model_copy(update={"occupations": words.occupations | {"train": ["pilot"]}})
+    make_h_guidance(pipe, vision, fewer, P, "more")
+    assert asked == [4, 5, 5, 5]
 
 
 def test_a_contrastive_experiment_trains_on_the_triplets_of_its_folder(mini, tmp_path, monkeypatch, vision, judge):

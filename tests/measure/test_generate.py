@@ -1,3 +1,4 @@
+import copy
 import errno
 import os
 import re
@@ -10,13 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from PIL import Image
 from transformers import ResNetConfig, ResNetForImageClassification
 
+from fairnb.adapters.bias_neurons import BiasNeurons
+from fairnb.adapters.lora import LoRA
+from fairnb.adapters.prefix import PrefixTokens
 from fairnb.diffusion.pipeline import load_pipeline
 from fairnb.diffusion.sampling import decode, noise, sample
 from fairnb.errors import UserError
-from fairnb.files import read_json, write_json
+from fairnb.files import LOCK, one_run_in, read_json, write_json
 from fairnb.measure.generate import generate
 from fairnb.measure.images import image_path, load_image, save_image
 from fairnb.measure.judge import judge_images
@@ -58,7 +63,8 @@ def judge() -> Classifier:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != LOCK)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 def test_images_are_those_of_the_noise_contract(tiny_pipe, tmp_path: Path) -> None:
@@ -81,7 +87,7 @@ def test_resume_redoes_missing_and_damaged_files_only(tiny_pipe, tmp_path: Path)
     image_path(folder, 3, 2).write_bytes(b"")
     cut = image_path(folder, 5, 1)
     cut.write_bytes(cut.read_bytes()[:-40])
-    (folder / "prompt_5" / ".img_1.part.png").write_bytes(b"left by a kill")
+    (folder / "prompt_5" / ".img_1.0a1b2c3d.part.png").write_bytes(b"left by a kill")
     generate(pipe, ROWS, folder=folder, **SETTINGS)
     assert files(folder) == whole
     assert kept.stat().st_mtime_ns == untouched
@@ -91,16 +97,56 @@ def test_another_runs_folder_is_refused_or_replaced(tiny_pipe, tmp_path: Path) -
     pipe, folder = tiny_pipe(), tmp_path / "a"
     generate(pipe, ROWS, folder=folder, **SETTINGS)
     before = files(folder)
-    with pytest.raises(UserError, match="its seed differs"):
+    with pytest.raises(UserError, match="its seed was 1 and is 2 now"):
         generate(pipe, ROWS, folder=folder, **{**SETTINGS, "seed": 2})
-    next(pipe.unet.parameters()).data.add_(0.1)
-    with pytest.raises(UserError, match="its unet differs"):
-        generate(pipe, ROWS, folder=folder, **SETTINGS)
+    for change, differs in (
+        (lambda pipe: next(pipe.unet.parameters()).data.add_(0.1), "it differs in its model.unet"),
+        (lambda pipe: next(pipe.vae.parameters()).data.add_(0.1), "it differs in its model.vae"),
+        (lambda pipe: pipe.vae.register_to_config(scaling_factor=0.5), "it differs in its model.configurations"),
+        (lambda pipe: pipe.scheduler.register_to_config(prediction_type="v_prediction"), "prediction_type was epsilon"),
+        (lambda pipe: setattr(pipe, "scheduler", DDIMScheduler()), "model.scheduler.class was DPMSolverMultistep"),
+        (lambda pipe: pipe.tokenizer.add_tokens("a_new_word"), "it differs in its model.tokenizer"),
+    ):
+        changed = tiny_pipe()
+        changed.scheduler, changed.tokenizer = copy.deepcopy(pipe.scheduler), copy.deepcopy(pipe.tokenizer)
+        change(changed)
+        with pytest.raises(UserError, match=differs):
+            generate(changed, ROWS, folder=folder, **SETTINGS)
     assert files(folder) == before
+    next(pipe.unet.parameters()).data.add_(0.1)
     generate(pipe, ROWS[:1], folder=folder, replace=True, **SETTINGS)
     after = files(folder)
     assert set(after) == {"generation.json", *(f"prompt_3/img_{index}.png" for index in range(3))}
     assert after["prompt_3/img_0.png"] != before["prompt_3/img_0.png"]
+
+
+@pytest.mark.parametrize("kind", ["neurons", "lora", "prefix"])
+def test_strength_and_timesteps_of_what_is_applied_count(tiny_pipe, tmp_path: Path, kind: str) -> None:
+    """The weights hold the strength of bias neurons, but not where they act; and of LoRA and prefix no strength."""
+    pipe, rows, how = tiny_pipe(), ROWS[:1], SETTINGS | {"images": 1, "steps": 1}
+    neurons = {"conv_in.weight": torch.arange(5)}
+    one, other = {
+        "neurons": lambda: (BiasNeurons(pipe.unet, neurons, 0), BiasNeurons(pipe.unet, neurons, 500)),
+        "lora": lambda: [LoRA(pipe, 2, ("unet",))] * 2,
+        "prefix": lambda: [PrefixTokens(pipe, 2)] * 2,
+    }[kind]()
+    one.apply(pipe)
+    generate(pipe, rows, folder=tmp_path / "a", **how)
+    generate(pipe, rows, folder=tmp_path / "a", **how)  # again the same
+    one.remove(pipe)
+    other.apply(pipe, 1.0 if kind == "neurons" else 0.5)
+    with pytest.raises(UserError, match="its model.applied was"):
+        generate(pipe, rows, folder=tmp_path / "a", **how)
+    other.remove(pipe)
+    assert pipe.applied is None
+
+
+def test_a_folder_in_use_is_refused_and_what_it_holds_stays(tiny_pipe, tmp_path: Path) -> None:
+    pipe, folder = tiny_pipe(), tmp_path / "a"
+    with one_run_in(folder), pytest.raises(UserError, match="is in use by another run"):
+        generate(pipe, ROWS, folder=folder, **SETTINGS)
+    assert files(folder) == {}
+    generate(pipe, ROWS[:1], folder=folder, **SETTINGS)
 
 
 def test_a_folder_with_other_files_is_not_touched(tiny_pipe, tmp_path: Path) -> None:
@@ -152,7 +198,7 @@ def test_each_picture_may_have_words_of_its_own(tiny_pipe, tmp_path: Path) -> No
     for index in (0, 1):
         drawn = load_image(image_path(tmp_path, 3, index))
         assert (drawn - expected[index]).abs().max() < 0.01
-    with pytest.raises(UserError, match="images of another run .its prompts differs"):
+    with pytest.raises(UserError, match="belongs to another run .it differs in its prompts"):
         generate(pipe, ROWS[:1], folder=tmp_path, **SETTINGS)
 
 

@@ -31,11 +31,13 @@ def records(males: dict[str, tuple[int, int, int]]) -> pd.DataFrame:
             "prompt": name,
             "occupation": name,
             "split": "test",
+            "seed": 0,
+            "image": image,
             "face": seen is not None,
             "gender": seen,
         }
         for number, (name, (male, female, none)) in enumerate(males.items())
-        for seen in ["male"] * male + ["female"] * female + [None] * none
+        for image, seen in enumerate(["male"] * male + ["female"] * female + [None] * none)
     ]
     return pd.DataFrame(rows)
 
@@ -145,11 +147,21 @@ def test_a_prompt_without_faces_is_left_out_of_the_mean() -> None:
 
 def test_paired_difference() -> None:
     before = records({"a": (4, 0, 0), "b": (4, 0, 0), "c": (3, 1, 0)})
-    after = records({"a": (3, 1, 0), "b": (3, 1, 0), "c": (2, 2, 0), "d": (4, 0, 0)})
+    after = records({"a": (3, 1, 0), "b": (3, 1, 0), "c": (2, 2, 0)})
     change = paired_difference(before, after, "gender")
     assert change == {"mean": -0.5, "low": -0.5, "high": -0.5, "n_prompts": 3}
-    with pytest.raises(UserError, match="no prompt in common"):
-        paired_difference(before, after[after.prompt_id == 3], "gender")
+
+
+def test_only_the_same_prompts_and_noises_are_paired() -> None:
+    before, after = records({"a": (4, 0, 0), "b": (1, 3, 0)}), records({"b": (1, 3, 0), "a": (3, 1, 0)})
+    change = paired_difference(before, after, "gender")  # the order, and so the ids, are others
+    assert (change["mean"], change["n_prompts"]) == (-0.25, 2)
+    with pytest.raises(UserError, match="of other prompts .'.*' is in one only"):
+        paired_difference(before, after[after.prompt == after.prompt.iloc[0]], "gender")
+    with pytest.raises(UserError, match="other noises .image 0 of seed"):
+        paired_difference(before, after.assign(seed=after.seed + 1), "gender")
+    with pytest.raises(UserError, match="other noises .image 3 of seed"):
+        paired_difference(before, after[after.image < 3], "gender")
 
 
 def test_unknown_or_unmeasured_attribute() -> None:

@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import pickle
+import platform
 from pathlib import Path
 
 import numpy as np
@@ -105,9 +106,16 @@ def test_json_is_plain(tmp_path: Path) -> None:
 def test_provenance_has_no_path_of_this_machine() -> None:
     about = provenance(load_profile("mini"), [0, 1])
     assert set(about) == {"parameters", "seeds", "versions", "git_commit", "device", "processors", "time"}
-    assert about["seeds"] == [0, 1] and about["parameters"]["prompts"] == "data/prompts/mini.json"
+    assert about["seeds"] == [0, 1] and about["parameters"]["prompts"] == "fairnb:data/prompts/mini.json"
     assert str(root()) not in json.dumps(about["parameters"])
     assert provenance({"seed": 5})["seeds"] == [5]
+
+
+def test_provenance_names_the_device_that_is_used(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "a large GPU")
+    assert provenance({"device": "cpu"})["device"] == f"{platform.machine()} cpu"
+    assert provenance({"device": "cuda:0"})["device"] == "a large GPU"
 
 
 def test_ffd_results_round_trip(tmp_path: Path) -> None:

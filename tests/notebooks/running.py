@@ -10,19 +10,33 @@ import nbformat
 import yaml
 
 from fairnb.experiments.notebook_cache import declared
-from fairnb.files import root
+from fairnb.files import resolve, root
 
 NOTEBOOKS = sorted((root() / "notebooks").glob("*.ipynb"))  # the order of the course
 SMOKE = yaml.safe_load((root() / "notebooks" / "profiles" / "smoke.yaml").read_text())["profile"]
 
+BOTH_CLASSES = [
+    "doctor",
+    "nurse",
+    "teacher",
+    "farmer",
+    "lawyer",
+    "librarian",
+    "gardener",
+    "baker",
+    "astronaut",
+    "singer",
+]
+
 
 def few_words(path: Path) -> Path:
-    """Write the prompt set of the profile with a few held-out words, which is enough to see every cell work.
+    """Write the prompt set of the profile with a few words, which is enough to see every cell work.
 
-    All train occupations stay: of four images each, some show both classes, which notebook 12 needs.
+    The train occupations are drawn as women and as men: of four images each, both classes have enough for the
+    classifiers of notebook 12, and some prompts show both.
     """
-    words = json.loads((root() / SMOKE["prompts"]).read_text())
-    words["occupations"] |= {split: words["occupations"][split][:3] for split in ("validation", "test")}
+    words = json.loads(resolve(SMOKE["prompts"]).read_text())
+    words["occupations"] = {split: few[:3] for split, few in words["occupations"].items()} | {"train": BOTH_CLASSES}
     words["kinds"] = {
         kind: {split: prompts[:2] for split, prompts in splits.items()} for kind, splits in words["kinds"].items()
     }

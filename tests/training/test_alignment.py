@@ -19,6 +19,7 @@ from fairnb.diffusion.sampling import noise, sample
 from fairnb.errors import UserError
 from fairnb.profiles import load_profile
 from fairnb.prompts.attributes import GENDER
+from fairnb.training import loop
 from fairnb.training.alignment import AlignmentRun, pick_prompt
 from fairnb.vision.encoders import load_dino
 from tests.training.finetune_run import run
@@ -66,6 +67,51 @@ def test_a_killed_run_resumes_to_the_same_patch(whole, tmp_path_factory, tmp_pat
     one, two = (load_file(folder / "patch.safetensors") for folder in (whole, tmp_path))
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
     assert (tmp_path / "history.csv").read_text() == (whole / "history.csv").read_text()
+
+
+def test_a_checkpoint_of_another_run_is_refused(mini, vision, tmp_path, monkeypatch):
+    """Killed at one learning rate, target and seed, it silently went on with others."""
+
+    class Killed(Exception):
+        pass
+
+    def started(**changes):
+        run_ = gender_alignment(mini, vision)
+        run_.settings = run_.settings.model_copy(update={"updates": 2, "validate_every": 9, "images": 4, "part": 4})
+        return dataclasses.replace(run_, **changes) if changes else run_
+
+    def stopped(*_):
+        raise Killed
+
+    def train(run_, words=("a photo of a chef",)):
+        run_.gradient = lambda *_: {"loss": 0.0}
+        run_.originals = dict.fromkeys(words)
+        return run_.train(list(words), [], tmp_path)
+
+    settings = started().settings
+    checkpoint = tmp_path / "checkpoint.pt"
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        save = loop.save_checkpoint
+        patched.setattr(loop, "save_checkpoint", lambda *about: (save(*about), stopped()))
+        train(started())
+    kept = checkpoint.read_bytes()
+    for run_, differs in (
+        (started(settings=settings.model_copy(update={"learning_rate": 0.1})), "settings.learning_rate was 0.001 and"),
+        (started(shares={"gender": [0.9, 0.1]}), "target.gender was .0.5, 0.5. and is .0.9, 0.1. now"),
+        (started(seed=7), "its seed was 0 and is 7 now"),
+        (started(vision=dataclasses.replace(vision, clip=vision.guide)), "it differs in its vision.clip"),
+        (
+            started(adapter=BiasNeurons(mini.unet, {"conv_out.weight": torch.arange(9)})),
+            "it differs in its adapter.start",
+        ),
+    ):
+        with pytest.raises(UserError, match=f"checkpoint .* belongs to another run .*{differs}"):
+            train(run_)
+        assert checkpoint.read_bytes() == kept
+    with pytest.raises(UserError, match="it differs in its prompts"):
+        train(started(), ["a photo of a nurse"])
+    slower = started(settings=settings.model_copy(update={"part": 2, "checkpoint_every": 5}))  # only memory and time
+    assert len(train(slower)) == 2 and not checkpoint.exists()
 
 
 def test_two_processes_give_what_one_gives(whole, tmp_path):
