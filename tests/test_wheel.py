@@ -72,7 +72,7 @@ def test_its_commands_work_in_an_empty_folder_whose_path_has_a_space(fresh, tmp_
     assert "FAIL" not in call("-m", "fairnb", "check")
     (place / "my prompts.txt").write_text("a photo of a pilot\n")
     small = ["--profile", "smoke", "--set", "device=cpu", "--set", "sampling.steps=2", "--images", "2"]
-    call("-m", "fairnb", "audit", "data/mini-sd", "--prompts", "my prompts.txt", "--out", "my audit", *small)
+    call("-m", "fairnb", "audit", "fairnb:data/mini-sd", "--prompts", "my prompts.txt", "--out", "my audit", *small)
     assert (place / "my audit" / "audit.html").is_file() and (place / "my audit" / "records.parquet").is_file()
     said = call("-m", "fairnb", "run", "A1", "--profile", "smoke", "--set", "device=cpu")
     assert "A1_build_the_mini_world" in said and "done in" in said

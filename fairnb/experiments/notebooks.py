@@ -14,7 +14,7 @@ import yaml
 
 from fairnb.errors import UserError
 from fairnb.experiments.notebook_cache import check_needs, executed_copy, is_current, made_from, read_stamp, write_stamp
-from fairnb.files import read_json, root, write_atomically, write_json
+from fairnb.files import one_run_in, read_json, root, write_atomically, write_json
 from fairnb.measure.provenance import provenance
 from fairnb.profiles import Profile, load_profile
 
@@ -33,7 +33,7 @@ def run_notebooks(
     `names`: numbers or names ("05", "05_finetune_bias_neurons"), None for the main path 00-07. Unknown names, keys and
     parameters, and missing inputs, are refused (`UserError`) before a kernel starts. Executed copies go to
     outputs/<profile>/notebooks; a notebook that fails leaves a .failed.ipynb and ends the run. A notebook whose last
-    good run is current (see `notebook_cache`) is skipped.
+    good run is current (see `notebook_cache`) is skipped. A folder in which another run is at work is refused.
     """
     overrides = dict(overrides or {})
     if output is not None:
@@ -49,8 +49,9 @@ def run_notebooks(
             print(f"{path.stem:<28} up to date", flush=True)
             continue
         check_needs(path, settings, _all_notebooks())
-        if not _run(path, settings, parameters):
-            return False
+        with one_run_in(settings.folder):
+            if not _run(path, settings, parameters):
+                return False
     return True
 
 

@@ -14,9 +14,11 @@ import torch
 from diffusers import StableDiffusionPipeline
 from tqdm import tqdm
 
+from fairnb.diffusion.fingerprint import model_identity
 from fairnb.diffusion.sampling import decode, noise, sample
 from fairnb.errors import UserError
 from fairnb.files import read_json, write_atomically, write_json
+from fairnb.identity import content, hashed, refuse_another
 from fairnb.measure.images import load_image, save_image
 from fairnb.profiles import Sampling
 from fairnb.prompts.attributes import WORD_ORDER, get_attribute
@@ -63,9 +65,10 @@ def make_triplets(
     if missing := [name for name in attributes if name not in photos]:
         raise UserError(f"the photographs are not labelled with {missing[0]}: use a classifier that knows it")
     plan = {"attributes": list(attributes), "sampling": sampling.model_dump(), "seed": seed, "tries": tries}
-    plan |= {"photos": photos.path.tolist()}
-    if (folder / "plan.json").is_file() and read_json(folder / "plan.json") != plan:
-        raise UserError(f"{folder} holds triplets of other photographs or settings: delete it or choose another folder")
+    plan |= {"photographs": hashed([[row, content(source / row["path"])] for row in photos.to_dict("records")])}
+    plan |= {"model": model_identity(pipe), "vision": vision.identity()}
+    if (folder / "plan.json").is_file():
+        refuse_another(read_json(folder / "plan.json"), plan, str(folder), "delete it or choose another folder")
     write_json(folder / "plan.json", plan)
     done = []
     for number, row in enumerate(tqdm(list(photos.itertuples()), "triplets")):

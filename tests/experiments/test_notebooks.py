@@ -10,7 +10,7 @@ from fairnb.errors import UserError
 from fairnb.experiments import notebook_cache, notebooks
 from fairnb.experiments.notebook_cache import declared, is_current
 from fairnb.experiments.notebooks import check_parameters, find_notebooks, run_notebooks
-from fairnb.files import read_json, root
+from fairnb.files import LOCK, one_run_in, read_json, root
 from fairnb.profiles import load_profile
 
 START = 'import json, pathlib\nhere = pathlib.Path(profile["output"]) / "own"\n'
@@ -178,6 +178,12 @@ def test_notebooks_that_cannot_take_the_parameters_are_refused(repo: Path, profi
     with pytest.raises(UserError, match="is not a notebook"):
         check_parameters(repo / "notebooks" / "03_x.ipynb")
     assert not (repo / "out").exists()
+
+
+def test_a_folder_in_which_another_run_works_is_refused(repo: Path, profile: dict) -> None:
+    with one_run_in(repo / "out" / "own"), pytest.raises(UserError, match="own is in use by another run"):
+        run_notebooks(["01"], profile, output=repo / "out")
+    assert [path.name for path in (repo / "out" / "own").iterdir()] == [LOCK]
 
 
 def test_an_output_folder_that_cannot_be_written(repo: Path, profile: dict) -> None:

@@ -1,5 +1,6 @@
 """Triplets that show what they should, are made once, and are read whole; and the paper's loss."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -98,8 +99,11 @@ def test_triplets_show_what_was_asked_and_are_made_once(mini, photographs, tmp_p
     again = make_triplets(mini, vision, photos, place, tmp_path / "triplets", **how)
     pd.testing.assert_frame_equal(table, again)
     assert again.attrs == table.attrs
-    with pytest.raises(UserError, match="holds triplets of other photographs or settings"):
+    with pytest.raises(UserError, match="triplets belongs to another run .its seed was 0 and is 1 now"):
         make_triplets(mini, vision, photos, place, tmp_path / "triplets", **how | {"seed": 1})
+    other = dataclasses.replace(vision, guide=vision.clip)
+    with pytest.raises(UserError, match="it differs in its vision.guide"):
+        make_triplets(mini, other, photos, place, tmp_path / "triplets", **how)
     with pytest.raises(UserError, match="not labelled with race"):
         make_triplets(mini, vision, photos, place, tmp_path / "other", **how | {"attributes": ["race"]})
 
