@@ -14,9 +14,9 @@ from fairnb.cli.options import (
     StrengthOption,
     load_model,
     load_settings,
+    typed,
 )
 from fairnb.errors import UserError
-from fairnb.files import resolve
 
 commands = typer.Typer()
 
@@ -100,7 +100,7 @@ def audit(
 
     settings = load_settings(model, profile, change)
     if prompts:
-        settings = settings.model_copy(update={"prompts": str(resolve(prompts))})
+        settings = settings.model_copy(update={"prompts": str(typed(prompts))})
     names = [get_attribute(name.strip()).name for name in attributes.split(",")] if attributes else settings.attributes
     rows = read_prompts(settings.prompts) if prompts else prompt_rows(load_prompt_set(settings.prompts), "test")
     judge = load_classifier(settings.judge)
@@ -116,7 +116,7 @@ def audit(
         images=images,
         folder=out,
         profile=settings,
-        patch=patch and {"name": patch.name, "content": content(resolve(patch)), "strength": strength},
+        patch=patch and {"name": patch.name, "content": content(typed(patch)), "strength": strength},
     )
     if processes().is_main_process:
         typer.echo(f"{page}: open it in a browser; the tables are in {out / 'tables'}")

@@ -13,9 +13,9 @@ from fairnb.cli.options import (
     StrengthOption,
     load_model,
     load_settings,
+    typed,
 )
 from fairnb.errors import UserError
-from fairnb.files import SHIPPED, resolve
 
 commands = typer.Typer()
 
@@ -76,7 +76,7 @@ def finetune(
     settings = load_settings(model, profile, change)
     about, words = get_attribute(attribute or settings.attribute), load_prompt_set(settings.prompts)
     shares = _shares(share, about)
-    chosen = load_neurons(resolve(neurons))
+    chosen = load_neurons(typed(neurons))
     pipe = load_model(settings)
     device = pipe.device
     vision = load_vision_models(settings, device)
@@ -190,8 +190,8 @@ def apply(
 
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty: give a new folder")
-    pipe = load_pipeline(resolve(to) if to.startswith(SHIPPED) else to, revision=revision, device="cpu")
-    adapter = load_adapter(resolve(patch), pipe)
+    pipe = load_pipeline(typed(to), revision=revision, device="cpu")
+    adapter = load_adapter(typed(patch), pipe)
     if adapter.acts_from and not everywhere:
         raise UserError(
             f"{patch} acts in early timesteps only, which weights cannot express: add --everywhere to let it act in "
@@ -224,4 +224,4 @@ def show(patch: Annotated[Path, typer.Argument(help="A patch, LoRA or prefix tok
     """
     from fairnb.adapters.model_cards import describe
 
-    typer.echo(describe(resolve(patch)))
+    typer.echo(describe(typed(patch)))

@@ -7,7 +7,7 @@ import typer
 import yaml
 
 from fairnb.errors import UserError
-from fairnb.files import resolve
+from fairnb.files import SHIPPED, resolve
 
 ProfileOption = Annotated[str, typer.Option("--profile", "-p", help="A name in notebooks/profiles or a YAML file.")]
 SetOption = Annotated[
@@ -35,6 +35,11 @@ def parse_changes(changes: list[str] | None) -> dict[str, Any]:
     return values
 
 
+def typed(path: str | Path) -> Path:
+    """A path as the user typed it, or the file of the package that they named ("fairnb:...")."""
+    return resolve(path) if str(path).startswith(SHIPPED) else Path(path)
+
+
 def load_settings(model: str | None, profile: str, change: list[str] | None):
     """The profile with the changes, and with another model if one is named."""
     from fairnb.profiles import load_profile  # here and in every command: a typing error should not wait for torch
@@ -52,5 +57,5 @@ def load_model(settings, patch: Path | None = None, strength: float = 1.0):
     dtype = getattr(torch, settings.dtype)
     pipe = load_pipeline(settings.model, revision=settings.revision, device=settings.device, dtype=dtype)
     if patch:
-        load_adapter(resolve(patch), pipe).apply(pipe, strength)
+        load_adapter(typed(patch), pipe).apply(pipe, strength)
     return pipe

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from fairnb.adapters.patch import load_patch
 from fairnb.cli import app
 from fairnb.diffusion.fingerprint import fingerprint
 from fairnb.diffusion.pipeline import load_pipeline
-from fairnb.files import root
+from fairnb.files import read_json, root, write_json
+from fairnb.measure.records import read_records, write_records
 from tests.conftest import MINI
 
 SMALL = ["--profile", "smoke", "--set", "device=cpu", "--set", "sampling.steps=2", "--set", "finetune.acts_from=600"]
@@ -90,6 +92,48 @@ def test_compare_says_what_changed(audits, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == ["gender", "skin_tone", "age"]
     assert all("over 3 prompts" in line for line in lines)
+
+
+def test_only_audits_of_one_kind_are_compared(audits, tmp_path, capsys):
+    """Pairs were made by line number, so other prompts, steps or judges were compared without a word."""
+    one, other = audits[0], tmp_path / "other"
+    records = read_records(one / "records.parquet")
+    first = records.prompt.iloc[0]
+    for change, says in (
+        (lambda about: about["identity"].update(steps=9), "its steps was 2 and is 9 now"),
+        (lambda about: about["identity"].update(judge="0" * 16), "it differs in its judge"),
+        (lambda about: about.pop("identity"), "which this run has not"),
+    ):
+        shutil.copytree(one, other, dirs_exist_ok=True)
+        about = read_json(one / "summary.json")
+        change(about)
+        write_json(other / "summary.json", about)
+        assert call("compare", one, other) == 2 and says in capsys.readouterr().err
+    shutil.copytree(one, other, dirs_exist_ok=True)
+    write_records(records.assign(prompt=records.prompt.replace(first, "another prompt")), other / "records.parquet")
+    assert call("compare", one, other) == 2 and "are of other prompts" in capsys.readouterr().err
+    write_records(records[records.prompt == first], other / "records.parquet")
+    assert call("compare", other, other) == 0
+    said = capsys.readouterr().out
+    assert "undecided, since an interval needs two prompts" in said and ": a change" not in said
+
+
+def test_an_audit_says_what_it_is_an_audit_of(audits):
+    page, about = ((audits[1] / name).read_text() for name in ("audit.html", "summary.json"))
+    assert (
+        "With patch.safetensors at strength 1." in page and "With patch" not in (audits[0] / "audit.html").read_text()
+    )
+    made = json.loads(about)["provenance"]
+    assert made["patch"]["name"] == "patch.safetensors" and made["parameters"]["prompts"].endswith("prompts.txt")
+
+
+def test_another_judges_tables_and_figures_do_not_stay(audits, tmp_path):
+    folder = tmp_path / "audit"
+    shutil.copytree(audits[0], folder)
+    (folder / "tables" / "age.csv").rename(folder / "tables" / "of_another_judge.csv")
+    common = ["--prompts", audits[0].parent / "prompts.txt", "--attributes", "gender", "--images", 3, *SMALL]
+    assert call("audit", MINI, *common, "--out", folder) == 0
+    assert {path.stem.partition("_")[0] for path in folder.glob("*/*.[cp][sn][vg]")} == {"gender"}
 
 
 def test_find_finetune_show(tmp_path, capsys):
@@ -172,7 +216,7 @@ def test_a_mistake_is_one_sentence(arguments, says, tmp_path, monkeypatch, capsy
 def test_another_models_audit_is_not_overwritten(audits, patch, capsys):
     common = ["--prompts", audits[0].parent / "prompts.txt", "--images", 3, *SMALL]
     assert call("audit", MINI, *common, "--out", audits[0], "--patch", patch) == 2
-    assert "holds" in capsys.readouterr().err
+    assert "it differs in its model.unet" in capsys.readouterr().err
 
 
 def test_a_guidance_from_folders_draws_shows_and_is_no_model(tmp_path, capsys):
