@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from diffusers import StableDiffusionPipeline
 
+from fairnb.diffusion.kinds import check_adjusted
 from fairnb.diffusion.sampling import fresh_scheduler, guided_embeds, predict
 from fairnb.errors import UserError
 
@@ -63,7 +64,9 @@ def trajectory(
     """Like `sample`, recording the latents and prediction of every step (a few MB) for `adjusted_backward`.
 
     It keeps no graph of the U-Net, and that of the text encoder only if one of its weights requires a gradient.
+    `UserError` for a scheduler that FFD's factors do not fit.
     """
+    check_adjusted(pipe.scheduler)
     scheduler = fresh_scheduler(pipe, steps)
     embeds = guided_embeds(pipe, prompt, guidance_scale)
     latents = latents * scheduler.init_noise_sigma

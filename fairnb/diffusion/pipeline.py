@@ -2,18 +2,50 @@
 
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from textwrap import shorten
 
 import torch
 from accelerate import PartialState
 from diffusers import StableDiffusionPipeline
+from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from safetensors import SafetensorError
 
+from fairnb.diffusion.kinds import check_pipeline, check_scheduler_class
 from fairnb.errors import UserError
 
 SLICED = 512  # images of this side are decoded one by one: a batch would need more memory than the U-Net
+WEIGHTS = re.compile(r"diffusion_pytorch_model(?:-\d+-of-\d+)?(?:\.(\w+))?(?:-\d+-of-\d+)?\.(?:safetensors|bin)")
+# What errors mean and what to do, special ones first; {cause} is the error itself.
+AWAY = (
+    "is no folder here and could not be fetched ({cause}): where there is a network, run "
+    "'hf download {model} --local-dir models/{name}', then name models/{name}"
+)
+MEMORY = {
+    (MemoryError, torch.OutOfMemoryError): "does not fit into memory ({cause}): use dtype bfloat16 or another device"
+}
+HUB = {
+    GatedRepoError: "is gated: accept its terms on its page on the hub, then run 'hf auth login'",
+    RepositoryNotFoundError: "is no folder here and not on the hub, or private there: check it, or run 'hf auth login'",
+    RevisionNotFoundError: "has no such revision on the hub: give a branch, tag or commit of its page there",
+    RemoteEntryNotFoundError: "lacks a file on the hub ({cause}): is it in the format of diffusers or transformers?",
+    HfHubHTTPError: "was refused by the hub ({cause}): run 'hf auth login' if that is 401 or 403, else try again later",
+    (HTTPError, ConnectionError, TimeoutError): AWAY,  # HF_HUB_OFFLINE is a ConnectionError, too
+    LocalEntryNotFoundError: AWAY,
+}
 
 
 def processes() -> PartialState:
@@ -40,45 +72,71 @@ def load_pipeline(
 ) -> StableDiffusionPipeline:
     """Load `model` (a diffusers folder or a hub id) in eval mode with frozen weights.
 
-    The safety checker is left out: it blanks images, and a blank image has no face to measure. `UserError` if the
-    folder is missing, not a Stable Diffusion, or has damaged weights.
+    Weights are safetensors or, with torch's safe loader, .bin; of the variant fp16 where there are no others. The
+    safety checker is left out: it blanks images, and a blank image has no face to measure. `UserError` if the model is
+    missing, not a Stable Diffusion that is drawn as diffusers draws it, or has damaged weights.
     """
     path = Path(model)
+    if path.is_file():
+        raise UserError(
+            f"{model} is a single file: make a diffusers folder of it, 'from diffusers import StableDiffusionPipeline; "
+            f'StableDiffusionPipeline.from_single_file("{path.as_posix()}").save_pretrained("models/{path.stem}")\', '
+            f"then name models/{path.stem}"
+        )
     if path.exists() and not (path / "model_index.json").is_file():
         raise UserError(f"{model} is not a diffusers model: model_index.json is missing; give the folder that holds it")
     if not path.exists() and not may_be_hub_id(model):
         raise UserError(explain_missing("model", model))
-    if path.exists():
-        _check_kind(path)
     try:
+        index = path / "model_index.json"
+        if not path.exists():
+            index = Path(hf_hub_download(str(model), index.name, revision=revision))
+        _check_index(model, index)
         pipe = StableDiffusionPipeline.from_pretrained(
             str(model),
             revision=revision,
+            variant=_variant(model, index.parent, revision),
             dtype=dtype,
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
-            use_safetensors=True,
             local_files_only=path.exists(),
         )
+        pipe.set_progress_bar_config(disable=True)
+        check_pipeline(pipe, str(model))
+        for part in (pipe.unet, pipe.vae, pipe.text_encoder):
+            part.eval().requires_grad_(False)
+        pipe.to(pick_device(device) if not isinstance(device, torch.device) else device)
+    except UserError:
+        raise
     except Exception as error:  # diffusers raises a different type for each broken file
         raise UserError(explain_missing("model", model, error)) from error
-    pipe.set_progress_bar_config(disable=True)
-    if pipe.vae.config.sample_size >= SLICED:
+    size = pipe.unet.config.sample_size
+    if pipe.vae_scale_factor * (size if isinstance(size, int) else max(size)) >= SLICED:
         pipe.vae.enable_slicing()
-    for part in (pipe.unet, pipe.vae, pipe.text_encoder):
-        part.eval().requires_grad_(False)
-    return pipe.to(pick_device(device) if not isinstance(device, torch.device) else device)
+    return pipe
 
 
-def _check_kind(folder: Path) -> None:
-    """Refuse SDXL, Flux and others, whose parts diffusers would load only partly."""
+def _check_index(model: str | Path, index: Path) -> None:
+    """Refuse SDXL, Flux and others before they are fetched: diffusers would load those of their parts that fit."""
     try:
-        kind = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / 'model_index.json'} is damaged ({error}): copy the model again") from error
+        parts = json.loads(index.read_text(encoding="utf-8"))
+        kind, scheduler = parts["_class_name"], parts.get("scheduler", [None, "missing"])[1]
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise UserError(f"{index} is damaged ({error}): copy the model again") from error
     if kind != "StableDiffusionPipeline":
-        raise UserError(f"{folder} is a {kind}: fairnb works with StableDiffusionPipeline, that is 1.x and 2.x")
+        raise UserError(f"{model} is a {kind}: fairnb works with StableDiffusionPipeline, that is 1.x and 2.x")
+    check_scheduler_class(scheduler)
+
+
+def _variant(model: str | Path, folder: Path, revision: str | None) -> str | None:
+    """The variant of the weights: None where the U-Net has files without one, else for example "fp16"."""
+    names = [path.name for path in (folder / "unet").glob("*")]
+    if not Path(model).exists():
+        with suppress(HTTPError, OSError):  # no network: what is in the cache
+            names = [Path(file.path).name for file in HfApi().list_repo_tree(str(model), "unet", revision=revision)]
+    variants = {match[1] for name in names if (match := WEIGHTS.fullmatch(name))}
+    return None if None in variants else min(variants, default=None)
 
 
 def may_be_hub_id(model: str | Path) -> bool:
@@ -89,16 +147,23 @@ def may_be_hub_id(model: str | Path) -> bool:
 
 def explain_missing(what: str, model: str | Path, error: Exception | None = None) -> str:
     """Explain in one sentence why a folder or hub id could not be loaded, and what to do."""
-    reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-    if Path(model).exists():
-        return f"the {what} at {model} could not be loaded: {reason}"
-    if not may_be_hub_id(model):
+    known = MEMORY if Path(model).exists() else MEMORY | HUB
+    if not Path(model).exists() and not may_be_hub_id(model):
         return f"no {what} at {model}: give a folder or a hub id such as owner/name"
-    name = Path(model).name
-    return (
-        f"the {what} {model} is no folder here and could not be fetched: where there is a network, run "
-        f"'hf download {model} --local-dir models/{name}', then name models/{name}"
-    )
+    causes = list(_causes(error))
+    for kind, explanation in known.items():
+        if found := next((cause for cause in causes if isinstance(cause, kind)), None):
+            cause = shorten(str(found) or type(found).__name__, 200)
+            return f"the {what} {model} {explanation.format(model=model, name=Path(model).name, cause=cause)}"
+    reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    return f"the {what} {model} could not be loaded: {reason}"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and those that it came from: diffusers and transformers replace the hub's own errors by others."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def save_pipeline(pipe: StableDiffusionPipeline, folder: str | Path) -> Path:

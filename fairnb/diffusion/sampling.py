@@ -6,7 +6,9 @@ from collections.abc import Sequence
 import torch
 from diffusers import StableDiffusionPipeline
 
+from fairnb.diffusion.kinds import check_scheduler
 from fairnb.diffusion.pipeline import encode_prompts
+from fairnb.errors import UserError
 from fairnb.seeds import stable_seed
 
 
@@ -47,15 +49,30 @@ def sample(
 
 
 def decode(pipe: StableDiffusionPipeline, latents: torch.Tensor) -> torch.Tensor:
-    """Images [N,3,H,W] in [-1, 1] of final latents; differentiable."""
+    """Images [N,3,H,W] in [-1, 1] of final latents; differentiable. `UserError` if a number is infinite or none."""
     latents = latents.to(pipe.vae.dtype) / pipe.vae.config.scaling_factor
-    return pipe.vae.decode(latents).sample.float().clamp(-1, 1)
+    images = pipe.vae.decode(latents).sample.float()
+    if not images.isfinite().all():
+        raise UserError(
+            f"the images have pixels that are no numbers: {pipe.unet.dtype} overflows (use float32 or bfloat16), the "
+            "scheduler's settings diverge, or weights were trained at too high a learning rate"
+        )
+    return images.clamp(-1, 1)
 
 
 def fresh_scheduler(pipe: StableDiffusionPipeline, steps: int):
-    """A copy of the pipeline's scheduler, set to `steps`; multistep schedulers keep state between steps."""
+    """A copy of the pipeline's scheduler, set to `steps`; multistep schedulers keep state between steps.
+
+    `UserError` for a scheduler that is not accepted, and for a number of steps that it cannot do.
+    """
+    check_scheduler(pipe.scheduler)
     scheduler = copy.deepcopy(pipe.scheduler)
-    scheduler.set_timesteps(steps, device=pipe.device)
+    try:
+        scheduler.set_timesteps(steps, device=pipe.device)
+    except (ValueError, IndexError) as error:
+        raise UserError(
+            f"{type(scheduler).__name__} cannot sample in {steps} steps ({error}): choose another number"
+        ) from error
     return scheduler
 
 
