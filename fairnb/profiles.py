@@ -48,6 +48,7 @@ Real = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Positive = Annotated[Real, Field(gt=0)]
 NotNegative = Annotated[Real, Field(ge=0)]
 Share = Annotated[Real, Field(gt=0, lt=1)]
+Portion = Annotated[Real, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0)]
 Timestep = Annotated[int, Field(ge=0, lt=1000)]
@@ -89,6 +90,9 @@ class Finetune(_Section):
     pool: Count = 24  # different noises per prompt
     gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, more time
     learning_rate: Positive = 1e-3
+    optimizer: Literal["adamw", "sgd"] = "adamw"  # sgd with momentum .9, as in Bias Neurons
+    schedule: Literal["linear", "constant", "steps"] = "linear"  # of the learning rate: to 0 (ours); as in FFD; or
+    # times .2 after each fifth of the updates, as in Bias Neurons
     weight_decay: NotNegative = 0.0
     gradient: Literal["adjusted", "last", "full"] = "adjusted"
     gradient_steps: Count | None = 3  # denoising steps used per gradient; None, or gradient "full": all
@@ -102,11 +106,14 @@ class Finetune(_Section):
     reference: Literal["original", "named"] = "original"  # for an image whose class must change: the original image,
     # or the image of the prompt that names the target class
     named_every: Count | None = None  # every n-th prompt names a class, which must still be obeyed
-    changed_factor: Factor = 0.2  # of both weights where the class must change; a number, or one per attribute
-    face_box_factor: Factor = 1.0  # of the semantics gradient inside the face box where the class must change
+    # Of both weights where no confident target is the class of the original; a number, or one per attribute.
+    changed_factor: Factor = 0.2
+    face_box_factor: Factor = 1.0  # the same for the semantics gradient inside the face, new and original
     face_weight: NotNegative = 0.0  # of the distance between a face's features and those of a clear face of its class
-    confidence: Share = 0.8  # targets with a lower confidence are ignored
-    ema: Share = 0.99
+    face_sure: Share = 0.9  # probability from which the guide's class of such a clear face counts
+    faceless_weight: NotNegative = 0.0  # of the change in the number of images without a face (BN): it has no gradient
+    confidence: Portion = 0.8  # targets with a lower confidence are ignored; 0: none is
+    ema: Portion = 0.99  # decay of the moving average of the weights, which becomes the patch; 0: no average
     validate_every: Count = 15
     checkpoint_every: Count = 15
     patience: Count = 4  # validations without improvement before training stops early
@@ -160,7 +167,8 @@ class Experiment(_Section):
     tokens: Count = 5  # of a prefix
     # Target shares per attribute, in the order of its classes; None: equal. With `contrast` only the names count.
     shares: Annotated[dict[str, list[Real] | None], Field(min_length=1)]
-    prompts: Annotated[list[str], Field(min_length=1)] = ["occupations"]  # kinds of the prompt set
+    # Kinds of the prompt set; a mapping says how often each prompt of a kind comes in a round of the training.
+    prompts: Annotated[list[str] | dict[str, Count], Field(min_length=1)] = ["occupations"]
     finetune: dict[str, Any] = {}
     h_guidance: HGuidanceSettings = HGuidanceSettings()
     contrast: Contrast | None = None
