@@ -154,15 +154,19 @@ class Contrast(_Section):
 
     loss: Literal["contrastive", "denoise"] = "contrastive"  # the paper's; or the same images without the contrast
     shared: bool = True  # one noise and timestep per triplet; False: one per member, as published
-    # Parts that are trained, one stage after the other, with equally many updates each.
+    perturbation: NotNegative = 0.0  # of the noise that is added to the images, as a share of it; published .1
+    flips: bool = False  # mirror images at random, as published
+    # Parts that are trained, one stage after the other, with equally many updates each. A stage of one part has only
+    # the terms of the published loss that concern it.
     stages: Annotated[list[list[Literal["text_encoder", "unet"]]], Field(min_length=1)] = [["text_encoder", "unet"]]
 
 
 class Experiment(_Section):
     """Notebooks 08 to 12: an adapter, the target shares, and the differences from the profile's `finetune`."""
 
-    adapter: Literal["neurons", "lora", "prefix", "h_guidance", "words"]  # words: attribute words drawn into prompts
-    parts: Annotated[list[Literal["text_encoder", "unet"]], Field(min_length=1)] = ["text_encoder"]  # of a LoRA
+    # full: all weights of the parts; words: attribute words drawn into prompts
+    adapter: Literal["neurons", "lora", "full", "prefix", "h_guidance", "words"]
+    parts: Annotated[list[Literal["text_encoder", "unet"]], Field(min_length=1)] = ["text_encoder"]  # of lora and full
     rank: Count = 8  # of a LoRA
     tokens: Count = 5  # of a prefix
     # Target shares per attribute, in the order of its classes; None: equal. With `contrast` only the names count.
@@ -183,6 +187,14 @@ class Experiment(_Section):
             if len(whole[name]) != len(classes) or min(whole[name]) < 0 or abs(sum(whole[name]) - 1) > 1e-3:
                 raise ValueError(f"{name}: {wanted} must be a share for each of {', '.join(classes)}, with sum 1")
         return whole
+
+    @model_validator(mode="after")
+    def _trains(self) -> "Experiment":
+        if self.contrast and self.adapter not in ("lora", "full"):
+            raise ValueError(f"contrast trains an adapter lora or full, not {self.adapter}: change one of them")
+        if self.contrast and not all(set(stage) & set(self.parts) for stage in self.contrast.stages):
+            raise ValueError(f"contrast.stages has a stage without any of parts ({', '.join(self.parts)}): add one")
+        return self
 
 
 def _absolute_when_local(path: str) -> str:

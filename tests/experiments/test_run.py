@@ -152,6 +152,8 @@ def test_the_shipped_results_are_of_todays_settings():
         ({"finetune": {"images": 99}}, "pool .24. is smaller than images .99."),
         ({"adapter": "dreambooth"}, "key 'experiments.one.adapter'"),
         ({"tokens": 0}, "key 'experiments.one.tokens'"),
+        ({"contrast": {}}, "contrast trains an adapter lora or full, not prefix"),
+        ({"adapter": "full", "contrast": {"stages": [["unet"]]}}, "a stage without any of parts .text_encoder.: add"),
     ],
 )
 def test_wrong_experiments_are_refused_before_anything_starts(experiment, message):
