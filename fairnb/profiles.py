@@ -47,6 +47,7 @@ Real = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Positive = Annotated[Real, Field(gt=0)]
 NotNegative = Annotated[Real, Field(ge=0)]
 Share = Annotated[Real, Field(gt=0, lt=1)]
+Portion = Annotated[Real, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0)]
 Timestep = Annotated[int, Field(ge=0, lt=1000)]
@@ -88,6 +89,9 @@ class Finetune(_Section):
     pool: Count = 24  # different noises per prompt
     gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, more time
     learning_rate: Positive = 1e-3
+    optimizer: Literal["adamw", "sgd"] = "adamw"  # sgd with momentum .9, as in Bias Neurons
+    schedule: Literal["linear", "constant", "steps"] = "linear"  # of the learning rate: to 0 (ours); as in FFD; or
+    # times .2 after each fifth of the updates, as in Bias Neurons
     weight_decay: NotNegative = 0.0
     gradient: Literal["adjusted", "last", "full"] = "adjusted"
     gradient_steps: Count | None = 3  # denoising steps used per gradient; None, or gradient "full": all
@@ -101,11 +105,14 @@ class Finetune(_Section):
     reference: Literal["original", "named"] = "original"  # for an image whose class must change: the original image,
     # or the image of the prompt that names the target class
     named_every: Count | None = None  # every n-th prompt names a class, which must still be obeyed
-    changed_factor: Factor = 0.2  # of both weights where the class must change; a number, or one per attribute
-    face_box_factor: Factor = 1.0  # of the semantics gradient inside the face box where the class must change
+    # Of both weights where no confident target is the class of the original; a number, or one per attribute.
+    changed_factor: Factor = 0.2
+    face_box_factor: Factor = 1.0  # the same for the semantics gradient inside the face, new and original
     face_weight: NotNegative = 0.0  # of the distance between a face's features and those of a clear face of its class
-    confidence: Share = 0.8  # targets with a lower confidence are ignored
-    ema: Share = 0.99
+    face_sure: Share = 0.9  # probability from which the guide's class of such a clear face counts
+    faceless_weight: NotNegative = 0.0  # of the change in the number of images without a face (BN): it has no gradient
+    confidence: Portion = 0.8  # targets with a lower confidence are ignored; 0: none is
+    ema: Portion = 0.99  # decay of the moving average of the weights, which becomes the patch; 0: no average
     validate_every: Count = 15
     checkpoint_every: Count = 15
     patience: Count = 4  # validations without improvement before training stops early
@@ -150,20 +157,25 @@ class Contrast(_Section):
 
     loss: Literal["contrastive", "denoise"] = "contrastive"  # the paper's; or the same images without the contrast
     shared: bool = True  # one noise and timestep per triplet; False: one per member, as published
-    # Parts that are trained, one stage after the other, with equally many updates each.
+    perturbation: NotNegative = 0.0  # of the noise that is added to the images, as a share of it; published .1
+    flips: bool = False  # mirror images at random, as published
+    # Parts that are trained, one stage after the other, with equally many updates each. A stage of one part has only
+    # the terms of the published loss that concern it.
     stages: Annotated[list[list[Literal["text_encoder", "unet"]]], Field(min_length=1)] = [["text_encoder", "unet"]]
 
 
 class Experiment(_Section):
     """Notebooks 08 to 12: an adapter, the target shares, and the differences from the profile's `finetune`."""
 
-    adapter: Literal["neurons", "lora", "prefix", "h_guidance", "words"]  # words: attribute words drawn into prompts
-    parts: Annotated[list[Literal["text_encoder", "unet"]], Field(min_length=1)] = ["text_encoder"]  # of a LoRA
+    # full: all weights of the parts; words: attribute words drawn into prompts
+    adapter: Literal["neurons", "lora", "full", "prefix", "h_guidance", "words"]
+    parts: Annotated[list[Literal["text_encoder", "unet"]], Field(min_length=1)] = ["text_encoder"]  # of lora and full
     rank: Count = 8  # of a LoRA
     tokens: Count = 5  # of a prefix
     # Target shares per attribute, in the order of its classes; None: equal. With `contrast` only the names count.
     shares: Annotated[dict[str, list[Real] | None], Field(min_length=1)]
-    prompts: Annotated[list[str], Field(min_length=1)] = ["occupations"]  # kinds of the prompt set
+    # Kinds of the prompt set; a mapping says how often each prompt of a kind comes in a round of the training.
+    prompts: Annotated[list[str] | dict[str, Count], Field(min_length=1)] = ["occupations"]
     finetune: dict[str, Any] = {}
     h_guidance: HGuidanceSettings = HGuidanceSettings()
     contrast: Contrast | None = None
@@ -178,6 +190,14 @@ class Experiment(_Section):
             if len(whole[name]) != len(classes) or min(whole[name]) < 0 or abs(sum(whole[name]) - 1) > 1e-3:
                 raise ValueError(f"{name}: {wanted} must be a share for each of {', '.join(classes)}, with sum 1")
         return whole
+
+    @model_validator(mode="after")
+    def _trains(self) -> "Experiment":
+        if self.contrast and self.adapter not in ("lora", "full"):
+            raise ValueError(f"contrast trains an adapter lora or full, not {self.adapter}: change one of them")
+        if self.contrast and not all(set(stage) & set(self.parts) for stage in self.contrast.stages):
+            raise ValueError(f"contrast.stages has a stage without any of parts ({', '.join(self.parts)}): add one")
+        return self
 
 
 # Keys that hold a path. What is not found under the first may be the hub id of a model.

@@ -204,6 +204,26 @@ def test_guide_and_judge_must_differ() -> None:
         load_profile({**LEAST, "guide": "me/eyes", "judge": [{"model": "me/other"}, {"model": "me/eyes"}]})
 
 
+def test_ffd_trains_as_published() -> None:
+    ffd = load_profile("ffd")
+    keys = ("updates", "images", "semantics_weight", "face_weight", "face_sure")
+    published = {
+        "exp-1": (10_000, 24, 8, 1, 0.9),
+        "exp-2": (10_000, 24, 8, 1, 0.9),
+        "exp-3": (15_000, 32, 8, 0.1, 0.8),
+        "exp-4": (15_000, 40, 8, 0.1, 0.75),
+        "exp-5": (15_000, 40, 8, 0.1, 0.8),
+        "exp-6": (12_000, 32, 6, 0.1, 0.9),
+    }
+    for name, numbers in published.items():
+        settings = ffd.finetune_of(name)
+        assert tuple(getattr(settings, key) for key in keys) == numbers, name
+        assert (settings.optimizer, settings.schedule, settings.learning_rate) == ("adamw", "constant", 5e-5)
+        assert (settings.weight_decay, settings.ema, settings.steps) == (0.01, 0.996, [19, 23])
+        assert (settings.gradient, settings.gradient_steps, settings.confidence) == ("adjusted", None, 0.8)
+    assert [*ffd.experiments["exp-5"].prompts.values()] == [1, 6, 20, 4]
+
+
 def test_ffd_has_the_classifiers_of_sd15() -> None:
     ffd, sd15 = load_profile("ffd"), load_profile("sd15")
     assert (ffd.model, ffd.guide, ffd.judge, ffd.attributes) == (sd15.model, sd15.guide, sd15.judge, sd15.attributes)

@@ -16,9 +16,10 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from fairnb.adapters.h_space import invert, recording_h
+from fairnb.diffusion.pipeline import image_size
 from fairnb.diffusion.sampling import noise, sample
 from fairnb.errors import UserError
-from fairnb.measure.images import load_image
+from fairnb.measure.images import fit_image, load_image
 from fairnb.profiles import Sampling
 from fairnb.prompts.attributes import get_attribute
 from fairnb.prompts.templates import name_class
@@ -198,17 +199,16 @@ def h_classifier_from_folders(
 ) -> HClassifier:
     """Train the h-classifier of any attribute on a folder of images per class, by DDIM inversion with the empty prompt.
 
-    Images are resized to the model's size. `UserError` names a folder that is missing or has too few images.
+    Images are cut and resized to the model's size. `UserError` names a folder that is missing or has too few images.
     """
-    side = pipe.unet.config.sample_size * pipe.vae_scale_factor
+    side = image_size(pipe)
     pictures, labels = [], []
     for number, (name, folder) in enumerate(folders.items()):
         if not Path(folder).is_dir():
             raise UserError(f"no folder of pictures of '{name}' at {folder}: name one folder for each class")
         files = [path for path in sorted(Path(folder).iterdir()) if path.suffix.lower() in PICTURES]
         for path in files:
-            picture = load_image(path)[None]
-            pictures.append(functional.interpolate(picture, (side, side), mode="bilinear", antialias=True))
+            pictures.append(fit_image(load_image(path), side)[None])
         labels += [number] * len(files)
     if len(folders) < 2:
         raise UserError(f"a classifier of {attribute} needs two classes at least: name a folder for each")

@@ -55,6 +55,10 @@ class LoRA:
         """The factors A [rank, in] and B [out, rank] of every layer, for an optimiser."""
         return list(self._factors.values())
 
+    def parameters_of(self, part: str) -> list[torch.nn.Parameter]:
+        """The factors of the layers of one part."""
+        return [factor for name, factor in self._factors.items() if name.startswith(f"{part}.")]
+
     def shapes(self) -> dict[str, tuple[int, int]]:
         """Map every adapted layer, as part and path ("unet.mid_block..."), to the shape (out, in) of its weight."""
         names = dict.fromkeys(key.rpartition(".lora_")[0] for key in self._factors)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from fairnb.adapters.bias_neurons import KIND
+from fairnb.adapters.full import KIND as FULL
 from fairnb.adapters.h_guidance import KIND as GUIDANCE
 from fairnb.adapters.h_guidance import load_h_guidance
 from fairnb.adapters.patch import read_header
@@ -44,7 +45,7 @@ fairnb generate "a photo of a doctor" --out doctors --model {base} --patch patch
 
 def describe(path: str | Path) -> str:
     """Describe any adapter's file, for `fairnb show`."""
-    if Path(path).is_file() and (other := _lora_or_prefix(path) or _guidance(path)):
+    if Path(path).is_file() and (other := _values(path) or _guidance(path)):
         return other
     header = read_header(path)
     blocks: dict[str, int] = {}
@@ -60,15 +61,18 @@ def describe(path: str | Path) -> str:
     return "\n".join([*lines, *(f"{key}: {_short(value)}" for key, value in header.record.items())])
 
 
-def _lora_or_prefix(path: str | Path) -> str | None:
-    """Describe a LoRA or prefix tokens; None for any other file."""
+def _values(path: str | Path) -> str | None:
+    """Describe full weights, a LoRA or prefix tokens; None for any other file."""
     tensors, about, record = read_weights(path)
     ranks = [len(tensor) for name, tensor in tensors.items() if name.endswith(".lora_A.weight")]
-    if about.get("kind") == KIND or not (ranks or len(tensors) == 1):
+    full = about.get("kind") == FULL
+    if about.get("kind") == KIND or not (ranks or full or len(tensors) == 1):
         return None
     size = f"{sum(tensor.numel() for tensor in tensors.values()):,} numbers, {Path(path).stat().st_size / 1e6:.2f} MB"
-    if ranks:
-        parts = " and ".join(sorted({name.split(".")[0] for name in tensors}))
+    parts = " and ".join(sorted({name.split(".")[0] for name in tensors}))
+    if full:
+        what = f"all weights of {parts}, of which {len(tensors)} tensors changed"
+    elif ranks:
         what = f"LoRA of rank {max(ranks)} in {len(ranks)} layers of {parts}"
     else:
         what = "prefix tokens, " + ", ".join(" x ".join(map(str, tensor.shape)) for tensor in tensors.values())

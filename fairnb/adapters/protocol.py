@@ -16,7 +16,7 @@ from fairnb.files import write_atomically
 
 
 class Adapter(Protocol):
-    """A small trainable change of a pipeline: bias neurons, LoRA, prefix tokens."""
+    """A trainable change of a pipeline: bias neurons, LoRA, prefix tokens, all weights of a part."""
 
     acts_from: int  # active in timesteps >= this; 0: in all
     metadata: dict  # the training record of a loaded file

@@ -188,6 +188,13 @@ def overlong_prompts(pipe: StableDiffusionPipeline, prompts: Iterable[str]) -> l
     return [prompt for prompt in prompts if len(pipe.tokenizer(prompt, verbose=False).input_ids) > longest]
 
 
+def image_size(pipe: StableDiffusionPipeline) -> tuple[int, int]:
+    """Height and width of the model's images, in pixels."""
+    size = pipe.unet.config.sample_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return height * pipe.vae_scale_factor, width * pipe.vae_scale_factor
+
+
 def tokenize(pipe: StableDiffusionPipeline, prompts: list[str]) -> torch.Tensor:
     """Token ids [N, L] of the prompts, padded and truncated as the pipeline does."""
     tokens = pipe.tokenizer(

@@ -14,6 +14,7 @@ import numpy as np
 from diffusers import StableDiffusionPipeline
 
 from fairnb.adapters.bias_neurons import BiasNeurons
+from fairnb.adapters.full import FullWeights
 from fairnb.adapters.h_classifiers import h_classifier_from_prompts
 from fairnb.adapters.h_guidance import HGuidance, load_h_guidance
 from fairnb.adapters.lora import LoRA
@@ -44,6 +45,8 @@ def make_adapter(pipe: StableDiffusionPipeline, name: str, profile: Profile, pro
     experiment = profile.experiments[name]
     if experiment.adapter == "lora":
         return LoRA(pipe, experiment.rank, experiment.parts, profile.seed)
+    if experiment.adapter == "full":
+        return FullWeights(pipe, experiment.parts)
     if experiment.adapter == "prefix":
         return PrefixTokens(pipe, experiment.tokens, profile.seed)
     found = [_neurons(pipe, attribute, profile, prompts) for attribute in experiment.shares]

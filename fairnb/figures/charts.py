@@ -226,4 +226,4 @@ def _batch_loss(held: int, number: int, share: float, confidence: float) -> floa
     """Class loss of a batch in which `held` of `number` images are clearly class 1."""
     probs = torch.where(torch.arange(number) < held, 0.95, 0.05)
     target, sure = rank_targets(probs, share)
-    return classification_loss(torch.stack([1 - probs, probs], 1).log(), target, sure >= confidence).item()
+    return classification_loss(torch.stack([1 - probs, probs], 1).log(), target, sure >= confidence, number).item()

@@ -1,10 +1,12 @@
-"""One image as a file: written as PNG, read from whatever format."""
+"""One image as a file: written as PNG, read from whatever format, brought to a model's size."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
+from torch.nn.functional import interpolate
 
 from fairnb.errors import UserError
 from fairnb.files import write_atomically
@@ -36,6 +38,17 @@ def load_image(path: str | Path) -> torch.Tensor:
     except (UnidentifiedImageError, OSError, SyntaxError) as error:  # PIL calls a broken PNG a SyntaxError
         raise UserError(f"{path} is not a whole image: remove it or generate it again") from error
     return torch.from_numpy(array).permute(2, 0, 1) / 127.5 - 1
+
+
+def fit_image(image: torch.Tensor, side: int | Sequence[int]) -> torch.Tensor:
+    """An image [3, H, W] of any size as one of height and width `side`: its middle, resized without stretching it."""
+    height, width = (side, side) if isinstance(side, int) else side
+    scale = max(height / image.shape[1], width / image.shape[2])
+    size = [max(least, round(scale * own)) for least, own in zip((height, width), image.shape[1:], strict=True)]
+    if size != list(image.shape[1:]):
+        image = interpolate(image[None], size, mode="bilinear", antialias=True)[0]
+    top, left = ((own - wanted) // 2 for own, wanted in zip(size, (height, width), strict=True))
+    return image[:, top : top + height, left : left + width]
 
 
 def is_whole_image(path: Path) -> bool:

@@ -39,14 +39,15 @@ def transport_targets(
     shares: object,
     draws: int = 100,
     generator: torch.Generator | None = None,
-) -> tuple[torch.Tensor | dict[str, torch.Tensor], torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor] | tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Targets [N] and confidence [N] by optimal transport, for any number of classes.
 
     Each of `draws` samples N classes from `shares` ([K], or [K1,K2,...] over the attributes of a mapping of `probs`,
     each [N,K_a]), and assigns images to them at the smallest total distance between probabilities and one-hot classes
     (over several attributes: the root of the summed squares). The confidence of a class is the fraction of the draws
-    that assign it; the target is the class with the highest confidence. A mapping gives targets per attribute, from one
-    assignment to joint classes.
+    that assign it; the target is the class with the highest confidence. A mapping gives both per attribute: the
+    assignment is to joint classes, but each attribute takes the classes of its own, whatever the others are assigned
+    (its marginal), since an image may be sure to become one gender while its skin tone is open.
     """
     several = {"": probs} if isinstance(probs, torch.Tensor) else probs
     sizes = tuple(values.shape[1] for values in several.values())
@@ -60,10 +61,13 @@ def transport_targets(
         rows, columns = linear_sum_assignment(cost[:, classes])
         kept[rows, classes[columns]] += repeats / draws
     device = next(iter(several.values())).device
-    confidence = torch.from_numpy(kept.max(1)).float().to(device)
-    cells = np.unravel_index(kept.argmax(1), sizes)
-    targets = {name: torch.from_numpy(cell).to(device) for name, cell in zip(several, cells, strict=True)}
-    return (targets[""] if isinstance(probs, torch.Tensor) else targets), confidence
+    joint = torch.from_numpy(kept).reshape(number, *sizes).to(device)
+    chosen, sure = {}, {}
+    for axis, name in enumerate(several, start=1):
+        others = [other for other in range(1, joint.ndim) if other != axis]
+        best = (joint.sum(others) if others else joint).max(1)
+        chosen[name], sure[name] = best.indices, best.values.float()
+    return (chosen[""], sure[""]) if isinstance(probs, torch.Tensor) else (chosen, sure)
 
 
 def targets(
@@ -89,10 +93,10 @@ def targets(
             raise UserError(f"shares name '{missing[0]}', which the classifier does not give: use {', '.join(probs)}")
         wanted = _checked_shares(" and ".join(names), wanted, tuple(probs[name].shape[1] for name in names))
         if not faces.any():
-            given, confidence = {name: torch.empty(0, device=device) for name in names}, torch.empty(0, device=device)
+            given = confidence = {name: torch.empty(0, device=device) for name in names}
         elif wanted.shape == (2,):
-            given, confidence = rank_targets(probs[names[0]][faces, 1], wanted[1].item())
-            given = {names[0]: given}
+            ranked = rank_targets(probs[names[0]][faces, 1], wanted[1].item())
+            given, confidence = ({names[0]: values} for values in ranked)
         else:
             given, confidence = transport_targets(
                 {name: probs[name][faces] for name in names}, wanted, generator=generator
@@ -101,7 +105,7 @@ def targets(
             chosen[name] = torch.full((number,), NO_FACE, device=device)
             chosen[name][faces] = given[name].long()
             sure[name] = torch.zeros(number, device=device)
-            sure[name][faces] = confidence
+            sure[name][faces] = confidence[name]
     return chosen, sure
 
 

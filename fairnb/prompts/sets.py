@@ -1,7 +1,7 @@
 """Prompt sets: occupations in three splits, contents without people, contexts, and further kinds of prompts."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -59,9 +59,17 @@ class PromptSet(BaseModel):
             raise UserError(f"unknown split '{name}': use one of {', '.join(SPLITS)}")
         return self.occupations[name]
 
-    def prompts(self, split: str, kinds: Sequence[str] = (OCCUPATIONS,)) -> list[str]:
-        """Return the prompts of one split of some kinds; for occupations, "a photo of a ..."."""
-        return prompt_rows(self, split, kinds=kinds).prompt.tolist()
+    def prompts(self, split: str, kinds: Collection[str] | Mapping[str, int] = (OCCUPATIONS,)) -> list[str]:
+        """Return the prompts of one split of some kinds; for occupations, "a photo of a ...".
+
+        Of a mapping, each train prompt comes as often as its kind says (FFD's oversampling), others once.
+        """
+        times = kinds if split == "train" and isinstance(kinds, Mapping) else dict.fromkeys(kinds, 1)
+        return [
+            prompt
+            for kind, count in times.items()
+            for prompt in prompt_rows(self, split, kinds=[kind]).prompt.tolist() * count
+        ]
 
     def all(self) -> list[str]:
         """Return all occupations: train, validation, test. An occupation's position is its prompt id."""
@@ -88,7 +96,7 @@ def load_prompt_set(path: str | Path) -> PromptSet:
 
 
 def prompt_rows(
-    prompts: PromptSet, *splits: str, word: str = "", kinds: Sequence[str] = (OCCUPATIONS,)
+    prompts: PromptSet, *splits: str, word: str = "", kinds: Collection[str] = (OCCUPATIONS,)
 ) -> pd.DataFrame:
     """Return a table with one row per prompt: prompt_id, prompt, occupation (None for other kinds), split.
 

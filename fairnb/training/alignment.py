@@ -48,6 +48,7 @@ from fairnb.training.losses import (
     face_loss,
     latent_loss,
     semantics_loss,
+    shared_box,
 )
 from fairnb.training.reference_model import Originals, ReferenceModel
 from fairnb.vision.faces import Faces, crop_faces
@@ -212,8 +213,9 @@ class AlignmentRun:
         losses = self.accelerator.reduce(losses, "sum")
         class_loss, image_loss, distance, realism = losses.tolist()
         classes = {name: everyone[name].argmax(1) for name in self.attributes}
+        lost = abs(int((~found).sum()) - int(np.isnan(originals.boxes[indices]).any(1).sum()))
         return {
-            "loss": (self._loss_weights(losses.device) @ losses).item(),
+            "loss": (self._loss_weights(losses.device) @ losses).item() + settings.faceless_weight * lost,
             "class_loss": class_loss,
             "image_loss": image_loss,
             "latent_loss": distance,
@@ -249,23 +251,22 @@ class AlignmentRun:
         `pool` [n] are this process's noises, `own` its rows within the update; `wanted` and `confident` cover all rows.
         """
         settings, reference_model = self.settings, self.reference_model
-        own_wanted = torch.stack([wanted[name][own] for name in self.attributes], 1)
+        own_wanted, sure = (torch.stack([of[name][own] for name in self.attributes], 1) for of in (wanted, confident))
         if named:
             weight = torch.ones(len(pool), device=latents.device)
             goal = reference_model.named(prompt, pool.tolist(), [named] * len(pool))
             goal_features = self.vision.features(self.pipe, goal, self.sampling.batch)
         else:
             factor = self._per_attribute(settings.changed_factor)
-            weight = dynamic_weight(own_wanted, originals.classes[pool], factor)
+            weight = dynamic_weight(own_wanted, sure, originals.classes[pool], factor)
             goal, goal_features = reference_model.references(prompt, originals, pool, own_wanted)
         factor = 1.0 if named else self._per_attribute(settings.face_box_factor)
-        inside = dynamic_weight(own_wanted, originals.classes[pool], factor)
-        boxes = originals.boxes[pool.cpu().numpy()]
-        both = np.fmin(faces.boxes, boxes)[:, :2]
-        both = np.concatenate([both, np.fmax(faces.boxes, boxes)[:, 2:]], 1)
+        inside = dynamic_weight(own_wanted, sure, originals.classes[pool], factor)
+        both = shared_box(faces.boxes, originals.boxes[pool.cpu().numpy()])
         face_goal = None
         if settings.face_weight and not named:
             face_goal = reference_model.face_goal(latents, faces, originals, pool, own_wanted)
+            face_goal[~sure.all(1)] = torch.nan
         weights = self._loss_weights(latents.device)
         losses = torch.zeros(4, device=latents.device)
         for start in range(0, len(pool), settings.part):
@@ -287,7 +288,7 @@ class AlignmentRun:
         return [factor.get(name, 1.0) for name in self.attributes] if isinstance(factor, dict) else factor
 
     def _class_loss(self, images, faces: Faces, jitter, rows: slice, own: slice, wanted, confident) -> torch.Tensor:
-        """The contribution of these rows to the mean cross-entropy over all confident images of the update."""
+        """The contribution of these rows to the cross-entropy of the update, summed over the attributes."""
         with_face = np.flatnonzero(faces.found[rows])
         loss = images.new_zeros(())
         if not len(with_face):
@@ -297,8 +298,8 @@ class AlignmentRun:
         logits = self.vision.guide(crop_faces(images[with_face], boxes, self.vision.guide.size))
         for name in self.attributes:
             sure = confident[name][own][rows][with_face]
-            mean = classification_loss(logits[name], wanted[name][own][rows][with_face], sure)
-            loss = loss + mean * sure.sum() / confident[name].sum().clamp(min=1)
+            target = wanted[name][own][rows][with_face]
+            loss = loss + classification_loss(logits[name], target, sure, self.settings.images)
         return loss
 
     def _face_loss(self, images: torch.Tensor, faces: Faces, rows: slice, goal: torch.Tensor | None) -> torch.Tensor:

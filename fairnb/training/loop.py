@@ -16,7 +16,7 @@ import torch
 from accelerate import Accelerator
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, StepLR
 from tqdm import tqdm
 
 from fairnb.adapters.protocol import Adapter
@@ -111,16 +111,16 @@ def train_adapter(
     """Train an adapter for at most `settings.updates` updates; return the history, a row per update.
 
     `gradient(number)` puts the same gradient into the adapter's parameters in every process and returns its row, with
-    `loss` and `prompt`. `validate()` returns the bias of the averaged parameters. The learning rate decays linearly to
-    0, since large late steps overshoot from one occupation to the next. `folder` then holds history.csv and
+    `loss` and `prompt`. `validate()` returns the bias of the averaged parameters. By default the learning rate decays
+    linearly to 0, since large late steps overshoot from one occupation to the next. `folder` then holds history.csv and
     patch.safetensors: the moving average with the lowest validation bias, with `record` in its header, which includes
     the run's `identity`. While it runs there is checkpoint.pt, from which a killed run of the same identity resumes
     with identical results. `UserError` if the loss is not finite, the checkpoint is that of another run, or another run
     uses the folder.
     """
     folder, main, parameters = Path(folder), accelerator.is_main_process, adapter.parameters()
-    optimizer = torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=settings.weight_decay)
-    schedule = get_scheduler("linear", optimizer, num_warmup_steps=0, num_training_steps=settings.updates)
+    optimizer = _optimizer(parameters, settings)
+    schedule = _schedule(optimizer, settings)
     ema = EMAModel(parameters, decay=settings.ema)
 
     def update(number: int) -> dict:
@@ -161,6 +161,19 @@ def train_adapter(
             (folder / "checkpoint.pt").unlink(missing_ok=True)
     accelerator.wait_for_everyone()
     return history
+
+
+def _optimizer(parameters: Sequence[torch.Tensor], settings: Finetune) -> torch.optim.Optimizer:
+    rate, decay = settings.learning_rate, settings.weight_decay
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(parameters, rate, momentum=0.9, weight_decay=decay)
+    return torch.optim.AdamW(parameters, rate, weight_decay=decay)
+
+
+def _schedule(optimizer: torch.optim.Optimizer, settings: Finetune) -> LRScheduler:
+    if settings.schedule == "steps":  # Bias Neurons: after every 10 of 50 epochs
+        return StepLR(optimizer, max(1, settings.updates // 5), gamma=0.2)
+    return get_scheduler(settings.schedule, optimizer, num_warmup_steps=0, num_training_steps=settings.updates)
 
 
 @contextmanager

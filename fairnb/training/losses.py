@@ -9,11 +9,16 @@ from torch.nn import functional
 from fairnb.vision.perception import NO_FACE
 
 
-def classification_loss(logits: torch.Tensor, target: torch.Tensor, confident: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy of logits [N,K] and targets [N] over the confident [N] images with a face; 0 if there is
-    none."""
+def classification_loss(
+    logits: torch.Tensor, target: torch.Tensor, confident: torch.Tensor, images: int
+) -> torch.Tensor:
+    """Cross-entropy of logits [N,K] and targets [N], summed over the confident [N] images with a face and divided by
+    all `images` of the update.
+
+    So an update with few confident targets has a small class loss (FFD), and the parts of an update add up.
+    """
     used = confident & (target != NO_FACE)
-    return functional.cross_entropy(logits[used], target[used], reduction="sum") / used.sum().clamp(min=1)
+    return functional.cross_entropy(logits[used], target[used], reduction="sum") / images
 
 
 def must_change(target: torch.Tensor, original_class: torch.Tensor) -> torch.Tensor:
@@ -22,15 +27,18 @@ def must_change(target: torch.Tensor, original_class: torch.Tensor) -> torch.Ten
     return changed.reshape(len(changed), -1).any(1)
 
 
-def dynamic_weight(target: torch.Tensor, original_class: torch.Tensor, factor: float | Sequence[float]) -> torch.Tensor:
-    """FFD's dynamic weight [N] of the image losses: `factor` where the class must change, else 1 (also without a face).
+def dynamic_weight(
+    target: torch.Tensor, confident: torch.Tensor, original_class: torch.Tensor, factor: float | Sequence[float]
+) -> torch.Tensor:
+    """FFD's dynamic weight [N] of the image losses: 1 where a confident target is the class of the original face.
 
-    Each attribute may have its own factor; the smallest one of those that must change counts.
+    Everywhere else it is `factor`: where the class must change, where the target is not confident, and without a face.
+    All are [N], or [N,A] for A attributes, each of which may have its own factor; then the least of the A weights
+    counts.
     """
-    pairs = target.reshape(len(target), -1), original_class.reshape(len(target), -1)
-    changes = torch.stack([must_change(*columns) for columns in zip(*(pair.T for pair in pairs), strict=True)], 1)
+    kept = (confident & (target == original_class) & (original_class != NO_FACE)).reshape(len(target), -1)
     factors = torch.as_tensor(factor, dtype=torch.float32, device=target.device)
-    return torch.where(changes, factors, 1.0).amin(1)
+    return torch.where(kept, 1.0, factors).amin(1)
 
 
 def semantics_loss(
@@ -45,13 +53,18 @@ def damped_inside(images: torch.Tensor, boxes: np.ndarray, factor: torch.Tensor)
     [N,4].
 
     So the image loss holds a face whose class must change less than the rest of its image (FFD). Boxes are x0, y0, x1,
-    y1 in pixels; a NaN box is empty.
+    y1 in pixels, those of `shared_box`; a NaN box is empty.
     """
     x, y = (torch.arange(size, device=images.device) for size in (images.shape[-1], images.shape[-2]))
     x0, y0, x1, y1 = torch.as_tensor(boxes, device=images.device).T[..., None].unbind(0)
     inside = ((y >= y0) & (y < y1))[:, :, None] & ((x >= x0) & (x < x1))[:, None, :]
     scale = torch.where(inside, factor[:, None, None], 1.0)[:, None]
     return images.detach() + (images - images.detach()) * scale
+
+
+def shared_box(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """The intersection [N,4] of boxes [N,4], x0, y0, x1, y1: NaN where one is NaN, empty where they do not meet."""
+    return np.concatenate([np.maximum(one, other)[:, :2], np.minimum(one, other)[:, 2:]], 1)
 
 
 def nearest_faces(

@@ -24,15 +24,15 @@ class Originals:
     """The original images of a prompt: one for each of the P noises of its pool, and how the vision models see them.
 
     `latents` [P, C, h, w], `features` [P, D], face `boxes` [P, 4] (NaN without a face), `classes` [P, A] of the aligned
-    attributes (-1 without a face), whether the guide is `sure` [P] of all of them, and the features [P, F] of the
-    `faces` (None without `finetune.face_weight`).
+    attributes (-1 without a face), the guide's `probability` [P] of the least sure of them (0 without a face), and the
+    features [P, F] of the `faces` (None without `finetune.face_weight`).
     """
 
     latents: torch.Tensor
     features: torch.Tensor
     boxes: np.ndarray
     classes: torch.Tensor
-    sure: torch.Tensor
+    probability: torch.Tensor
     faces: torch.Tensor | None
 
 
@@ -63,17 +63,17 @@ class ReferenceModel:
         with self.adapter.disabled():
             latents = self.generate(prompt, range(self.settings.pool))
         seen = self.vision.perceive(self.pipe, latents, self.sampling.batch)
-        classes, sure = seen.confident_classes(self.names)
+        classes, probability = seen.likely_classes(self.names)
         features = self._face_features(latents, seen.faces) if self.settings.face_weight else None
-        return Originals(latents, self._features(latents), seen.faces.boxes, classes, sure, features)
+        return Originals(latents, self._features(latents), seen.faces.boxes, classes, probability, features)
 
     @torch.no_grad()
     def references(self, prompt: str, originals: Originals, pool: torch.Tensor, wanted: torch.Tensor):
         """Latents [N, C, h, w] and features [N, D] of the reference images of the noises `pool` [N].
 
-        A reference image is the original image. With `finetune.reference` "named", where the class must change to
-        `wanted` [N, A], it is the image of the same noise and the named prompt ("a photo of a female pilot"): a clear
-        face of that class, where cross-entropy alone is content with a face at the decision border.
+        A reference image is the original image. With `finetune.reference` "named" (ours), where the class must change
+        to `wanted` [N, A], it is the image of the same noise and the named prompt ("a photo of a female pilot"): a
+        clear face of that class, where cross-entropy alone is content with a face at the decision border.
         """
         latents, features = originals.latents[pool], originals.features[pool]
         if self.settings.reference == "original":
@@ -103,8 +103,8 @@ class ReferenceModel:
         for number, prompt in enumerate(tqdm(prompts, "face bank", disable=not processes().is_main_process)):
             latents = self.named(prompt, [number] * len(rows), rows.tolist())
             seen = self.vision.perceive(self.pipe, latents, self.sampling.batch)
-            found, sure = seen.confident_classes(self.names)
-            good = sure & (found == rows.to(found.device)).all(1)
+            found, probability = seen.likely_classes(self.names)
+            good = (probability >= self.settings.face_sure) & (found == rows.to(found.device)).all(1)
             faces.append(self._face_features(latents, seen.faces)[good])
             classes.append(found[good])
         self.bank = FaceBank(torch.cat(faces), torch.cat(classes))
@@ -135,12 +135,13 @@ class ReferenceModel:
     ) -> torch.Tensor:
         """Features [N, F] that FFD's face realism loss compares each face with.
 
-        They are those of the original face if its class is kept and the guide is sure of it, else those of the most
-        similar face of the wanted classes in the bank; NaN where there is neither.
+        They are those of the original face if its class is kept and the guide is sure of it (`finetune.face_sure`),
+        else those of the most similar face of the wanted classes in the bank; NaN where there is neither.
         """
         own = self._face_features(latents, faces)
         goal = nearest_faces(own.nan_to_num(), wanted, self.bank.faces, self.bank.classes)
-        kept = originals.sure[pool] & ~must_change(wanted, originals.classes[pool])
+        clear = originals.probability[pool] >= self.settings.face_sure
+        kept = clear & ~must_change(wanted, originals.classes[pool])
         goal[kept] = originals.faces[pool][kept]
         return goal
 

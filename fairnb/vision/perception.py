@@ -42,13 +42,19 @@ class Perception:
             for number, found in zip(best, self.faces.found, strict=True)
         ]
 
-    def confident_classes(self, attributes: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Class indices [N, A] of the attributes (`NO_FACE` without a face), and whether the classifier is sure of all
-        of them [N]."""
+    def likely_classes(self, attributes: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Class indices [N, A] of the attributes (`NO_FACE` without a face), and the probability [N] of the least sure
+        one (0 without a face)."""
         values = [self.probabilities[name] for name in attributes]
         found = torch.from_numpy(self.faces.found).to(values[0].device)
         classes = torch.stack([torch.where(found, each.argmax(1), NO_FACE) for each in values], 1)
-        return classes, torch.stack([each.amax(1) >= SURE for each in values], 1).all(1) & found
+        return classes, torch.stack([each.amax(1) for each in values], 1).amin(1).where(found, 0.0)
+
+    def confident_classes(self, attributes: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Class indices [N, A] of the attributes (`NO_FACE` without a face), and whether the classifier is sure of all
+        of them [N]."""
+        classes, probability = self.likely_classes(attributes)
+        return classes, probability >= SURE
 
 
 @torch.no_grad()

@@ -177,6 +177,10 @@ def test_other_kinds_of_prompts() -> None:
     kinds = ["occupations", *words.kinds]
     assert words.prompts("test") == [photo_of(name) for name in words.split("test")]
     assert words.prompts("train", kinds)[20:22] == words.kinds[kinds[1]]["train"][:2]
+    often = dict.fromkeys(kinds, 1) | {kinds[1]: 6}  # oversampled in training, and there alone
+    more = len(words.prompts("train", often)) - len(words.prompts("train", kinds))
+    assert more == 5 * len(words.kinds[kinds[1]]["train"])
+    assert words.prompts("test", often) == words.prompts("test", kinds)
     rows = prompt_rows(words, "test", "train", kinds=kinds[1:], word="old")
     assert rows.prompt_id.is_unique and rows.prompt_id.min() >= len(words.all()) and set(rows.occupation) == {None}
     assert rows.split.tolist() == sorted(rows.split) and rows.prompt.str.contains(" of an old ").all()

@@ -8,19 +8,24 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 from transformers import Dinov2Config, Dinov2Model
 
 from fairnb.adapters.bias_neurons import BiasNeurons
 from fairnb.diffusion.sampling import noise, sample
 from fairnb.errors import UserError
+from fairnb.measure.targets import targets
 from fairnb.profiles import load_profile
 from fairnb.prompts.attributes import GENDER
+from fairnb.seeds import stable_seed
 from fairnb.training import loop
 from fairnb.training.alignment import AlignmentRun, pick_prompt
+from fairnb.training.loop import train_adapter
 from fairnb.vision.encoders import load_dino
 from tests.training.finetune_run import run
 
@@ -221,6 +226,70 @@ def test_every_prompt_comes_once_a_round():
     assert rounds[0] != rounds[1] or rounds[1] != rounds[2]
 
 
+def test_the_class_loss_is_summed_over_confident_targets_and_divided_by_all_images(mini, vision, monkeypatch):
+    run_ = gender_alignment(mini, vision)
+    run_.shares = {("gender", "skin_tone"): np.full((2, 4), 1 / 8)}
+    run_.settings = run_.settings.model_copy(
+        update={"images": 12, "pool": 12, "part": 5, "confidence": 0.6, "class_weight": 2.0, "faceless_weight": 7.0}
+    )
+    monkeypatch.setattr("fairnb.training.alignment.JITTER", 0.0)
+    originals = run_.reference_model.originals(PILOT)
+    seen = vision.perceive(mini, originals.latents, 16)
+    originals.boxes[0] = math.nan  # as if one more face were found now
+    run_.adapter.attach()
+    row = run_.gradient(PILOT, originals, 0)
+    run_.adapter.detach()
+    generator = torch.Generator().manual_seed(stable_seed(0, "targets", 0))
+    found = torch.from_numpy(seen.faces.found)
+    goal, sure = targets(seen.probabilities, run_.shares, found=found, generator=generator)
+    total = kept = 0
+    for name in ("gender", "skin_tone"):
+        for n in torch.nonzero(found & (sure[name] >= 0.6)).flatten():
+            total -= seen.probabilities[name][n, goal[name][n]].log().item()
+            kept += 1
+    assert 0 < kept < 24 and row["class_loss"] == pytest.approx(total / 12, rel=1e-3)
+    parts = 2 * row["class_loss"] + 8 * row["image_loss"] + 10 * row["latent_loss"] + 7
+    assert row["loss"] == pytest.approx(parts, rel=1e-4)
+
+
+class OneNumber:
+    """An adapter of one number."""
+
+    def __init__(self):
+        self.value = torch.zeros(1, requires_grad=True)
+
+    def parameters(self):
+        return [self.value]
+
+    def save(self, path, metadata):
+        self.saved = self.value.item()
+
+    def attach(self):
+        pass
+
+    update = detach = attach
+
+
+@pytest.mark.parametrize("schedule", ["linear", "constant", "steps"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_optimiser_and_learning_rate_are_the_asked_ones(tmp_path, optimizer, schedule):
+    adapter = OneNumber()
+    changes = {"updates": 10, "optimizer": optimizer, "schedule": schedule, "learning_rate": 0.1, "ema": 0.0}
+    settings = load_profile("smoke").finetune.model_copy(update=changes)
+
+    def gradient(number):
+        adapter.value.grad = torch.ones(1)
+        return {"loss": 0.0, "prompt": PILOT}
+
+    train_adapter(adapter, settings, tmp_path, gradient, None, {}, Accelerator(cpu=True))
+    rate = {"linear": lambda n: 1 - n / 10, "constant": lambda n: 1, "steps": lambda n: 0.2 ** (n // 2)}[schedule]
+    value, speed = 0.0, 0.0
+    for number in range(10):
+        speed = 0.9 * speed + 1 if optimizer == "sgd" else 1  # Adam's step has length 1 under a constant gradient
+        value -= 0.1 * rate(number) * speed
+    assert adapter.saved == pytest.approx(value, rel=1e-4)
+
+
 def test_face_realism_pulls_to_whole_faces(mini, vision):
     run_ = gender_alignment(mini, vision)
     run_.settings = run_.settings.model_copy(update={"face_weight": 1.0, "images": 4, "pool": 4})
@@ -236,7 +305,7 @@ def test_face_realism_pulls_to_whole_faces(mini, vision):
     wanted = originals.classes.clone()
     wanted[0] = 1 - wanted[0]
     goal = run_.reference_model.face_goal(originals.latents, faces, originals, torch.arange(4), wanted)
-    kept = originals.sure.clone()
+    kept = originals.probability >= 0.9
     kept[0] = False
     torch.testing.assert_close(goal[kept], originals.faces[kept])
     own = bank.faces[bank.classes[:, 0] == wanted[0, 0]]

@@ -1,6 +1,7 @@
 """Triplets that show what they should, are made once, and are read whole; and the paper's loss."""
 
 import dataclasses
+import itertools
 import json
 
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from fairnb.adapters.full import FullWeights
 from fairnb.adapters.load import load_adapter
 from fairnb.adapters.lora import LoRA
 from fairnb.errors import UserError
+from fairnb.measure.images import load_image
 from fairnb.measure.photographs import one_person, read_captioned
 from fairnb.profiles import Sampling, load_profile
 from fairnb.training.contrastive import ContrastiveRun, contrastive_loss
@@ -37,7 +40,7 @@ def test_the_loss_is_the_papers_written_out():
     generator = torch.Generator().manual_seed(0)
     roles = ("anchor", "positive", "negative")
     predicted = {role: torch.randn(3, 2, 4, 4, generator=generator) for role in roles}
-    texts = {role: torch.randn(3, 5, generator=generator) for role in roles}
+    texts = {role: torch.randn(3, 6, 5, generator=generator) for role in roles}
     added = torch.randn(3, 2, 4, 4, generator=generator)
 
     def mse(one, two):
@@ -49,9 +52,9 @@ def test_the_loss_is_the_papers_written_out():
         return float(one @ two / (one.norm() * two.norm()))
 
     text = 0.0
-    for n in range(3):
-        near = cosine(texts["anchor"][n], texts["positive"][n])
-        text += (near - cosine(texts["anchor"][n], texts["negative"][n])) ** 2 / 3
+    for n, d in itertools.product(range(3), range(5)):  # along the six tokens, for each feature
+        near = cosine(texts["anchor"][n, :, d], texts["positive"][n, :, d])
+        text += (near - cosine(texts["anchor"][n, :, d], texts["negative"][n, :, d])) ** 2 / 15
     vision = (1 - mse(predicted["positive"], predicted["negative"])) ** 2
     vision += mse(predicted["positive"], predicted["anchor"]) ** 2
     denoise = mse(predicted["positive"], added)
@@ -60,6 +63,9 @@ def test_the_loss_is_the_papers_written_out():
     assert losses["text"].item() == pytest.approx(text, rel=1e-4)
     assert losses["vision"].item() == pytest.approx(vision, rel=1e-4)
     assert losses["loss"].item() == pytest.approx(0.5 * denoise + 0.1 * text + 0.4 * vision, rel=1e-4)
+    alone = contrastive_loss({}, None, texts, ("text_encoder",))
+    assert alone["loss"].item() == pytest.approx(0.1 * text, rel=1e-4) and set(alone) == {"loss", "text"}
+    assert contrastive_loss(predicted, added, texts, ("unet",))["loss"].item() == pytest.approx(vision, rel=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -197,26 +203,76 @@ def test_an_update_takes_the_gradient_of_the_written_out_loss(tiny_pipe, triplet
     assert not torch.equal(seen[-1][1], seen[-2][1])
 
 
-def test_the_sequence_trains_one_part_after_the_other_and_resumes(tiny_pipe, triplets, tmp_path):
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_the_sequence_trains_one_part_after_the_other(tiny_pipe, triplets, tmp_path, kind):
     pipe = tiny_pipe()
-    lora = LoRA(pipe, 2, ("text_encoder", "unet"))
-    stages = (("text_encoder",), ("unet",), ("text_encoder", "unet"))
-    contrast = ContrastiveRun(pipe, lora, triplets, settings(validate_every=1), seed=0, stages=stages)
+    parts = ("text_encoder", "unet")
+    adapter = LoRA(pipe, 2, parts) if kind == "lora" else FullWeights(pipe, parts)
+    stages = (("text_encoder",), ("unet",), parts)
+    asked = settings(validate_every=1, ema=0.0)
+    contrast = ContrastiveRun(pipe, adapter, triplets, asked, seed=0, stages=stages)
+    begun = {part: [each.detach().clone() for each in adapter.parameters_of(part)] for part in parts}
     moved, biases = [], iter((0.9, 0.8, 0.7))
 
     def validate():
-        parts = {"text_encoder": 0.0, "unet": 0.0}
-        for name in lora.shapes():
-            parts[name.partition(".")[0]] += lora.factors(name)[1].abs().sum().item()
-        moved.append(parts)
+        now = {part: adapter.parameters_of(part) for part in parts}
+        moved.append({part: not all(map(torch.equal, begun[part], now[part])) for part in parts})
         return next(biases)
 
     history = contrast.train(validate, tmp_path / "run", {"objective": "contrastive"})
     assert len(history) == 3 and history.validation_bias.tolist() == [0.9, 0.8, 0.7]
-    assert moved[0]["unet"] == 0 < moved[0]["text_encoder"]
-    assert moved[1]["unet"] > 0
+    assert moved == [{"text_encoder": True, "unet": False}, *[{"text_encoder": True, "unet": True}] * 2]
+    assert history.vision.isna().tolist() == [True, False, False]
+    assert history.loss[0] == pytest.approx(0.1 * history.text[0]) and history.loss[1] == history.vision[1]
     loaded = load_adapter(tmp_path / "run" / "patch.safetensors", pipe)
     assert loaded.metadata["objective"] == "contrastive" and loaded.metadata["validation_bias"] == 0.7
+
+
+def test_photographs_of_any_size_are_cut_to_the_models(tiny_pipe, triplets):
+    pipe = tiny_pipe()
+    lora = LoRA(pipe, 2, ("unet",))
+    before = ContrastiveRun(pipe, lora, triplets, settings(), seed=0).latents["anchor"]
+    for number, size in enumerate([(32, 32), (64, 32), (96, 200), (20, 31), (33, 32)]):
+        name = triplets / f"{number}_anchor.png"
+        small = Image.open(name)
+        whole = Image.new("RGB", size)
+        scale = max(32 / size[0], 32 / size[1])
+        side = round(32 / scale)
+        whole.paste(small.resize((side, side), Image.NEAREST), ((size[0] - side) // 2, (size[1] - side) // 2))
+        whole.save(name)
+    after = ContrastiveRun(pipe, lora, triplets, settings(), seed=0).latents["anchor"]
+    assert torch.equal(after[0], before[0]) and torch.equal(after[1], before[1])  # only borders were added
+    assert after.shape == before.shape and not torch.equal(after[3], before[3])
+    lora.attach()
+    assert np.isfinite(ContrastiveRun(pipe, lora, triplets, settings(), seed=0).gradient(0)["loss"])
+
+
+def test_images_are_mirrored_and_their_noise_is_perturbed_but_not_the_target(tiny_pipe, triplets):
+    pipe = tiny_pipe()
+    lora = LoRA(pipe, 2, ("unet",))
+    lora.attach()
+    how = {"perturbation": 0.1, "flips": True, "loss": "denoise", "shared": False}
+    contrast = ContrastiveRun(pipe, lora, triplets, settings(images=5), seed=0, **how)
+    flipped = pipe.vae.encode(load_image(triplets / "0_anchor.png").flip(-1)[None]).latent_dist.mean[0]
+    assert torch.allclose(contrast.mirrored["anchor"][0], flipped * pipe.vae.config.scaling_factor, atol=1e-5)
+    seen, added = [], []
+    hook = pipe.unet.register_forward_hook(lambda module, args, out: seen.append((args, out.sample)))
+    draw = torch.randn
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(torch, "randn", lambda *size, **how: added.append(draw(*size, **how)) or added[-1])
+        row = contrast.gradient(0)
+    hook.remove()
+    errors, sides = [], set()
+    members = zip(("anchor", "positive"), seen, added[::2], added[1::2], strict=True)
+    for role, ((noisy, at), out), noise, other in members:
+        abar = pipe.scheduler.alphas_cumprod[at].view(-1, 1, 1, 1)
+        start = (noisy - (1 - abar).sqrt() * (noise + 0.1 * other)) / abar.sqrt()
+        for n in range(5):
+            gap = [(start[n] - of[role][n]).abs().max().item() for of in (contrast.latents, contrast.mirrored)]
+            assert min(gap) < 0.02 < max(gap)
+            sides.add((role, int(np.argmin(gap))))
+        errors.append((out - noise).square().mean().item())
+    assert len(sides) == 4 and row["loss"] == pytest.approx(np.mean(errors), rel=1e-4)
 
 
 def test_without_contrast_both_pictures_are_denoised_under_the_anchors_caption(tiny_pipe, triplets):

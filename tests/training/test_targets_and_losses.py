@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
 
 from fairnb.errors import UserError
 from fairnb.measure.targets import rank_targets, targets, transport_targets
@@ -18,6 +19,7 @@ from fairnb.training.losses import (
     must_change,
     nearest_faces,
     semantics_loss,
+    shared_box,
 )
 from fairnb.vision.perception import NO_FACE
 
@@ -126,8 +128,35 @@ def test_targets_chooses_the_rule_and_leaves_faceless_images_out():
 def test_joint_targets():
     probs = {name: torch.rand(32, 2, generator=seeded(i)).softmax(1) for i, name in enumerate(("gender", "age"))}
     given, sure = targets(probs, {("gender", "age"): [[0.375, 0.125]] * 2}, generator=seeded())
-    assert set(given) == {"gender", "age"} and torch.equal(sure["gender"], sure["age"])
+    assert set(given) == {"gender", "age"} and not torch.equal(sure["gender"], sure["age"])
     assert (given["age"].float().mean() - 0.25).abs() < 0.15
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_each_attribute_has_the_target_and_confidence_of_its_marginal(seed):
+    sizes, shares = {"gender": 2, "skin_tone": 4, "age": 2}, np.full((2, 4, 2), 1 / 16)
+    generator = seeded(seed)
+    probs = {name: (3 * torch.randn(24, k, generator=generator)).softmax(1) for name, k in sizes.items()}
+    target, sure = transport_targets(probs, shares, draws=20, generator=seeded(seed))
+    cells = list(itertools.product(*map(range, sizes.values())))
+    cost = np.zeros((24, 16))
+    for (i, _), (j, cell) in itertools.product(enumerate(cost), enumerate(cells)):
+        each = [
+            (values[i].double() - torch.eye(values.shape[1])[k]).norm().item()
+            for values, k in zip(probs.values(), cell, strict=True)
+        ]
+        cost[i, j] = math.hypot(*each)
+    q = np.zeros((24, *sizes.values()))
+    drawn = torch.multinomial(torch.full((16,), 1 / 16).double(), 20 * 24, True, generator=seeded(seed)).view(20, 24)
+    for places in drawn.sort(1).values:
+        for i, j in zip(*linear_sum_assignment(cost[:, places]), strict=True):
+            q[(i, *cells[places[j]])] += 1 / 20
+    for axis, name in enumerate(sizes, start=1):
+        marginal = q.sum(tuple({1, 2, 3} - {axis}))
+        np.testing.assert_allclose(sure[name], marginal.max(1), atol=1e-6)
+        clear = np.sort(marginal, 1)[:, -1] - np.sort(marginal, 1)[:, -2] > 1e-6  # two classes may be drawn as often
+        assert (target[name].numpy() == marginal.argmax(1))[clear].all() and clear.sum() > 15
+        assert (sure[name].numpy() >= q.reshape(24, -1).max(1) - 1e-6).all()
 
 
 @pytest.mark.parametrize(
@@ -148,21 +177,19 @@ def test_classification_loss_uses_confident_faces_alone():
     logits = torch.randn(4, 2, generator=seeded(), requires_grad=True)
     target = torch.tensor([1, 0, NO_FACE, 1])
     confident = torch.tensor([True, True, True, False])
-    loss = classification_loss(logits, target, confident)
-    assert loss.item() == pytest.approx(-logits.log_softmax(1)[[0, 1], [1, 0]].mean().item())
+    loss = classification_loss(logits, target, confident, 6)
+    assert loss.item() == pytest.approx(-logits.log_softmax(1)[[0, 1], [1, 0]].sum().item() / 6)
     loss.backward()
     assert (logits.grad[2:] == 0).all() and (logits.grad[:2] != 0).all()
-    nothing = classification_loss(logits, target, torch.zeros(4, dtype=torch.bool))
+    nothing = classification_loss(logits, target, torch.zeros(4, dtype=torch.bool), 6)
     assert nothing.item() == 0
     nothing.backward()  # a part without a confident face is no special case
 
 
 def test_dynamic_weight_and_semantics_loss():
     target, original = torch.tensor([0, 1, NO_FACE, 1]), torch.tensor([0, 0, 1, NO_FACE])
-    weight = dynamic_weight(target, original, 0.2)
-    assert torch.allclose(weight, torch.tensor([1.0, 0.2, 1.0, 1.0]))
-    both = dynamic_weight(torch.stack([target, target], 1), torch.stack([original, target], 1), 0.2)
-    assert torch.equal(both, weight)
+    weight = dynamic_weight(target, target != NO_FACE, original, 0.2)
+    assert torch.allclose(weight, torch.tensor([1.0, 0.2, 0.2, 0.2]))
     one, two = torch.eye(4), torch.eye(4)
     two[1] = torch.tensor([1.0, 0, 0, 0])
     assert semantics_loss(one, two, weight).item() == pytest.approx(0.2 / 4)
@@ -218,8 +245,37 @@ def test_a_joint_target_is_the_product_of_its_shares():
     assert old == pytest.approx([0.25, 0.25], abs=0.06)
 
 
-def test_each_attribute_may_have_its_own_weight():
-    original = torch.tensor([[0, 0], [0, 0], [0, 0], [0, 0], [NO_FACE, NO_FACE]])
-    target = torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1], [1, 1]])
-    weight = dynamic_weight(target, original, [0.2, 0.6])
-    assert torch.allclose(weight, torch.tensor([1.0, 0.2, 0.6, 0.2, 1.0]))
+@pytest.mark.parametrize("factors", [[0.2], [0.2, 0.6], [0.6, 0.2, 0.5]])
+def test_the_weight_is_1_where_confident_targets_are_the_originals_classes_and_else_the_least_factor(factors):
+    size = (200, len(factors))
+    target = torch.randint(-1, 2, size, generator=seeded())
+    original = torch.randint(-1, 2, size, generator=seeded(1))
+    confident = (torch.rand(size, generator=seeded(2)) < 0.8) & (target != NO_FACE)
+    weight, wanted = dynamic_weight(target, confident, original, factors), []
+    for n in range(200):
+        each = [1.0]
+        for a, factor in enumerate(factors):
+            goal = int(target[n, a]) if confident[n, a] else None
+            if goal is None or goal != original[n, a]:
+                each.append(factor)
+        wanted.append(min(each))
+    assert torch.allclose(weight, torch.tensor(wanted)) and 1.0 in wanted
+    if len(factors) == 1:
+        assert torch.equal(dynamic_weight(target[:, 0], confident[:, 0], original[:, 0], factors[0]), weight)
+
+
+def test_the_shared_box_is_what_both_boxes_cover():
+    rng = np.random.default_rng(0)
+    corners = rng.integers(0, 12, (2, 40, 2))
+    boxes = np.concatenate([corners, corners + rng.integers(1, 8, (2, 40, 2))], 2).astype(np.float32)
+    boxes[0, 0], boxes[1, 1] = np.nan, np.nan
+
+    def inside(box):
+        y, x = np.mgrid[:20, :20]
+        return (x >= box[0]) & (x < box[2]) & (y >= box[1]) & (y < box[3])
+
+    both = shared_box(*boxes)
+    images = torch.rand(40, 3, 20, 20, requires_grad=True)
+    damped_inside(images, both, torch.zeros(40)).sum().backward()
+    for n in range(40):
+        assert (images.grad[n, 0].numpy() == 0).tolist() == (inside(boxes[0, n]) & inside(boxes[1, n])).tolist()
