@@ -13,6 +13,7 @@ from fairnb.cli.options import (
     SetOption,
     StrengthOption,
     load_model,
+    load_prompts,
     load_settings,
     typed,
 )
@@ -76,7 +77,8 @@ def audit(
     model: ModelArgument,
     out: OutOption,
     prompts: Annotated[
-        Path | None, typer.Option(help="Text, CSV or JSON; else the profile's test occupations.")
+        Path | None,
+        typer.Option(help="Text, CSV or JSON (FILE:NAME is one of its lists); else the profile's test occupations."),
     ] = None,
     attributes: Annotated[str | None, typer.Option(help="Comma-separated; else the profile's.")] = None,
     images: Annotated[int, typer.Option(min=1, help="Per prompt.")] = 64,
@@ -93,7 +95,6 @@ def audit(
     from fairnb.experiments.audit import audit as audit_model
     from fairnb.identity import content
     from fairnb.prompts.attributes import get_attribute
-    from fairnb.prompts.files import read_prompts
     from fairnb.prompts.sets import load_prompt_set, prompt_rows
     from fairnb.vision.classifiers import load_classifier
     from fairnb.vision.faces import load_detector
@@ -102,7 +103,7 @@ def audit(
     if prompts:
         settings = settings.model_copy(update={"prompts": str(typed(prompts))})
     names = [get_attribute(name.strip()).name for name in attributes.split(",")] if attributes else settings.attributes
-    rows = read_prompts(settings.prompts) if prompts else prompt_rows(load_prompt_set(settings.prompts), "test")
+    rows = load_prompts(typed(prompts)) if prompts else prompt_rows(load_prompt_set(settings.prompts), "test")
     judge = load_classifier(settings.judge)
     pipe = load_model(settings, patch, strength)
     for prompt in overlong_prompts(pipe, rows.prompt):
