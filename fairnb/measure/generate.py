@@ -30,6 +30,7 @@ def generate(
     steps: int,
     guidance_scale: float,
     batch: int,
+    negative: str = "",
     replace: bool = False,
     progress: bool = True,
 ) -> Path:
@@ -39,7 +40,7 @@ def generate(
     the attribute words of each image (`draw_words`). Whole files are kept; empty or truncated ones are generated again,
     so a killed run that is started again ends with the same files. Under `torchrun` the batches are divided over the
     processes. generation.json records what the folder holds: a folder of another model or other settings is refused,
-    or emptied of its images if `replace` is set.
+    or emptied of its images if `replace` is set. `negative` is the negative prompt of every image.
     """
     folder = Path(folder)
     rows = _rows(prompts)
@@ -57,6 +58,10 @@ def generate(
     }
     if guided_by := getattr(pipe, "guided_by", None):  # h-guidance changes no weight
         plan["guided_by"] = guided_by
+    if negative:
+        if guidance_scale <= 1:
+            raise UserError(f"a negative prompt needs a guidance scale above 1, but it is {guidance_scale:g}: raise it")
+        plan["negative"] = negative
     state = processes()
     if state.is_main_process:
         _claim(folder, plan, replace)
@@ -73,7 +78,8 @@ def generate(
             if "words" in row:
                 prompt = [name_class(prompt, row["words"][index]) for index in indices]
             with torch.no_grad():
-                drawn = decode(pipe, sample(pipe, prompt, latents, steps=steps, guidance_scale=guidance_scale))
+                how = {"steps": steps, "guidance_scale": guidance_scale, "negative": negative}
+                drawn = decode(pipe, sample(pipe, prompt, latents, **how))
             for number in missing:
                 save_image(drawn[number], paths[number])
     state.wait_for_everyone()
