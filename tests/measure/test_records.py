@@ -11,7 +11,8 @@ import torch
 
 from fairnb.errors import UserError
 from fairnb.files import read_json, require, root, write_atomically, write_json
-from fairnb.measure.ffd_results import read_test_results, write_test_results
+from fairnb.measure.ffd_results import read_ffd_records, read_test_results, write_test_results
+from fairnb.measure.metrics import bias_by_prompt
 from fairnb.measure.provenance import provenance
 from fairnb.measure.records import attributes_of, read_records, write_records
 from fairnb.profiles import load_profile
@@ -121,6 +122,69 @@ def test_ffd_results_round_trip(tmp_path: Path) -> None:
     # FFD's own way to read it
     with path.open("rb") as stream:
         assert len(pickle.load(stream)) == 5
+
+
+def test_ffd_results_come_back_as_records(tmp_path: Path) -> None:
+    written = table().assign(
+        gender=pd.Series(["male", "female", "female", None], dtype=object),
+        race=pd.Series(["Asian", "WMELH", "Indian", None], dtype=object),
+        **{f"race_{name}": [0.1, 0.4, 0.2, np.nan] for name in ("WMELH", "Black")},
+        race_Indian=[0.2, 0.1, 0.5, np.nan],
+        race_Asian=[0.6, 0.1, 0.1, np.nan],
+    )
+    records = read_ffd_records(write_test_results(written, tmp_path / "test_results.pkl"))
+    held = [name for name in written if name not in ("prompt", "occupation", "path", "face_probability")]
+    pd.testing.assert_frame_equal(records[held], written[held], check_dtype=False, atol=1e-6)
+    assert "age" not in records and records.path[3] == "prompt_4/img_1.jpg" and records.prompt[2] == "prompt_4"
+    assert bias_by_prompt(records, "race").n.tolist() == [2, 1]
+    write_test_results(records, tmp_path / "again.pkl")
+    for ours, theirs in zip(*map(read_test_results, tmp_path.glob("*.pkl")), strict=True):
+        assert ours.keys() == theirs.keys()
+        for number in ours:
+            torch.testing.assert_close(ours[number], theirs[number])
+
+
+def ffd_parts() -> list[dict]:
+    """What eval-generated-images.py writes: a list; boxes of whole pixels; logits also of images without a face."""
+    logits = torch.tensor([[2.0, -3.0], [5.0, 1.0], [-1.0, 4.0]])
+    boxes = torch.tensor([[10, 20, 300, 310], [-1, -1, -1, -1], [-4, 7, 250, 261]])
+    face = torch.tensor([True, False, True])
+    return [{10: face, 2: face[:1]}, {10: boxes, 2: boxes[:1]}, {10: logits, 2: logits[:1]}, {}, {}]
+
+
+def test_ffds_own_results_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "test_results.pkl"
+    path.write_bytes(pickle.dumps(ffd_parts()))
+    records = read_ffd_records(path)
+    assert records.prompt_id.tolist() == [2, 10, 10, 10] and records.image.tolist() == [0, 0, 1, 2]
+    assert records.gender.tolist() == ["female", "female", None, "male"]
+    assert records.box_x0.tolist()[::3] == [10, -4] and np.isnan(records.box_x0[2]) and np.isnan(records.gender_male[2])
+    np.testing.assert_allclose(records.gender_male[3], 1 / (1 + np.exp(-5)), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "says"),
+    [
+        (0, {10: [True, False, True]}, "face_indicators of prompt 10 are no tensor of true and false"),
+        (0, {10: torch.tensor([0.9, 0.1, 0.8])}, "face_indicators of prompt 10 are no tensor of true and false"),
+        (0, {"10": torch.ones(3).bool()}, "face_bboxs and face_indicators are of different prompts"),
+        (1, {2: torch.zeros(3, 4)}, "face_bboxs and face_indicators are of different prompts"),
+        (1, {10: torch.zeros(2, 4)}, r"face_bboxs are \(2, 4\), but prompt 10 has 3 images"),
+        (2, {10: torch.zeros(3, 7)}, r"gender_logits are \(3, 7\), but .* a tensor of shape \(3, 2\)"),
+        (2, {10: torch.full((3, 2), torch.nan)}, "gender_logits of prompt 10 hold NaN"),
+        (2, {}, "holds no images with logits"),
+    ],
+)
+def test_parts_of_ffds_results_that_do_not_fit_are_named(tmp_path: Path, part: int, value: dict, says: str) -> None:
+    path = tmp_path / "test_results.pkl"
+    parts = [{key: one for key, one in each.items() if key == 10} for each in ffd_parts()]
+    parts[part] = value
+    path.write_bytes(pickle.dumps(parts))
+    with pytest.raises(UserError, match=says):
+        read_ffd_records(path)
+    path.write_bytes(pickle.dumps([{str(key): one for key, one in each.items()} for each in ffd_parts()]))
+    with pytest.raises(UserError, match="do not lead from prompt numbers to tensors"):
+        read_ffd_records(path)
 
 
 class _Attack:
