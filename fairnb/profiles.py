@@ -5,9 +5,7 @@ and `load_profile("mini")` give the same run. Its `experiments` are the files of
 in the package depends on a profile's name.
 """
 
-import re
 from copy import deepcopy
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from fairnb.errors import UserError
+from fairnb.errors import UserError, explain_invalid
 from fairnb.files import SHIPPED, resolve, root, workspace
 from fairnb.prompts.attributes import get_attribute
 
@@ -304,7 +302,9 @@ class Profile(_Section):
             try:
                 self.finetune_of(name)
             except ValidationError as error:
-                raise ValueError(f"experiments.{name}.finetune: {_explain(error.errors()[0])}") from error
+                raise ValueError(
+                    f"experiments.{name}.finetune: {explain_invalid(error.errors()[0], valid_keys(), RENAMED)}"
+                ) from error
         return self
 
     def finetune_of(self, name: str) -> Finetune:
@@ -333,7 +333,7 @@ def load_profile(profile: str | Path | dict, overrides: dict[str, Any] | None = 
     try:
         return Profile.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{source}: {_explain(error.errors()[0])}") from error
+        raise UserError(f"{source}: {explain_invalid(error.errors()[0], valid_keys(), RENAMED)}") from error
 
 
 def _absolute(key: str, value: Any, folder: Path) -> Any:
@@ -382,23 +382,6 @@ def _put(values: dict, keys: list[str], value: Any, source: str) -> None:
         if not isinstance(values, dict):
             raise UserError(f"{source}: override '{'.'.join(keys)}' goes into '{key}', which is a single value")
     values[keys[-1]] = value
-
-
-def _explain(error: dict) -> str:
-    keys = [str(part) for part in error["loc"] if "[" not in str(part)]  # without pydantic's names of union members
-    name = ".".join(keys)
-    if error["type"] == "extra_forbidden":
-        if new := next((new for old, new in RENAMED.items() if re.fullmatch(old, name)), None):
-            return f"key '{name}' {new}"
-        near = get_close_matches(name, valid_keys(), 1, cutoff=0.4)
-        return f"unknown key '{name}'" + (f", did you mean '{near[0]}'" if near else ": remove it")
-    if error["type"] == "missing":
-        return f"key '{name}' is missing: add it, see notebooks/profiles/mini.yaml"
-    reason = error["msg"].removeprefix("Value error, ")
-    reason = reason[0].lower() + reason[1:]
-    if error["type"] == "value_error":
-        return f"{name}: {reason}" if name else reason
-    return f"key '{name}' is {error['input']!r}, but {reason}"
 
 
 def valid_keys() -> list[str]:

@@ -3,11 +3,28 @@
 import sys
 
 import typer
+from typer.core import TyperGroup
 
-from fairnb.cli import images, models, runs
+from fairnb.cli import images, models, runs, scores, triplets
+from fairnb.cli.options import COURSE, DEBIAS, PANELS
 from fairnb.errors import UserError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+class Grouped(TyperGroup):
+    """The commands in groups, by what a user wants; typer itself groups them only with rich's markup."""
+
+    def format_commands(self, ctx, formatter) -> None:
+        """Write a section for each of `PANELS`."""
+        longest = max(map(len, self.commands))
+        for panel in PANELS:
+            chosen = [(name, each) for name, each in self.commands.items() if each.rich_help_panel == panel]
+            with formatter.section(panel):
+                formatter.write_dl([(name.ljust(longest), each.get_short_help_str(120)) for name, each in chosen])
+
+
+app = typer.Typer(
+    cls=Grouped, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+)
 
 
 @app.callback()
@@ -23,17 +40,21 @@ def fairnb() -> None:
     """
 
 
-@app.command()
+@app.command(rich_help_panel=COURSE)
 def check() -> None:
-    """Check that every package is installed and works, and say what to do if not."""
+    """Check that every package is installed and works, and say what to do if not.
+
+    Example: fairnb check
+    """
     from fairnb.cli.check import check_environment
 
     if not check_environment():
         raise typer.Exit(1)
 
 
-for group in (runs, images, models):
+for group in (images, scores, models, runs):
     app.add_typer(group.commands)
+app.add_typer(triplets.commands, name="triplets", rich_help_panel=DEBIAS)
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from fairnb.cli.options import (
+    MEASURE,
     ModelArgument,
     OutOption,
     PatchOption,
@@ -15,6 +16,7 @@ from fairnb.cli.options import (
     load_model,
     load_prompts,
     load_settings,
+    parse_attributes,
     typed,
 )
 from fairnb.errors import UserError
@@ -22,57 +24,118 @@ from fairnb.errors import UserError
 commands = typer.Typer()
 
 
-@commands.command()
+@commands.command(rich_help_panel=MEASURE)
 def generate(
-    prompts: Annotated[list[str], typer.Argument(help="One or more prompts, in quotes.")],
     out: Annotated[Path, typer.Option(help="A new folder; images go to OUT/prompt_<i>/img_<j>.png.")],
+    texts: Annotated[list[str] | None, typer.Argument(metavar="PROMPT", help="One or more prompts, in quotes.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="A file of prompts instead: text, CSV or JSON.")] = None,
+    negative: Annotated[str, typer.Option(help="A negative prompt: what no image should show.")] = "",
     profile: ProfileOption = "mini",
+    change: SetOption = None,
     model: Annotated[str | None, typer.Option(help="A diffusers folder or hub id instead of the profile's.")] = None,
     images: Annotated[int, typer.Option(min=1, help="Images per prompt.")] = 16,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same images.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="The same seed gives the same images; else the profile's.")
+    ] = None,
     patch: PatchOption = None,
     strength: StrengthOption = 1.0,
 ) -> None:
-    """Generate images, with or without a patch; a killed call resumes.
+    """Generate images, with or without a patch; a killed call resumes. Steps, guidance and dtype are the profile's.
 
-    Example: fairnb generate "a photo of a doctor" --out doctors --patch outputs/mini/patch.safetensors --strength 0.5
+    \b
+    Examples:
+      fairnb generate "a photo of a doctor" --out doctors --patch outputs/mini/patch.safetensors --strength 0.5
+      fairnb generate --prompts data/prompts/winobias.json --profile sd15 --set sampling.steps=30 --out winobias
     """
+    from fairnb.adapters.prefix import HELD
+    from fairnb.diffusion.pipeline import processes
     from fairnb.measure.generate import generate as generate_images
 
-    settings = load_settings(model, profile, None)
+    if bool(texts) == bool(prompts):
+        raise UserError("give prompts in quotes, or a file of them as --prompts FILE" + (", not both" if texts else ""))
+    if texts and (file := next((text for text in texts if Path(text).is_file()), None)):
+        raise UserError(f"the prompt {file} is a file: give it as --prompts {file}")
+    if prompts:
+        rows = load_prompts(typed(prompts)).to_dict("records")
+    else:
+        rows = [{"prompt_id": i, "prompt": text, "occupation": None, "split": "test"} for i, text in enumerate(texts)]
+    settings = load_settings(model, profile, change)
     pipe = load_model(settings, patch, strength)
-    rows = [{"prompt_id": i, "prompt": text, "occupation": None, "split": "test"} for i, text in enumerate(prompts)]
-    generate_images(pipe, rows, images=images, folder=out, seed=seed, **settings.sampling.model_dump())
-    typer.echo(f"{images * len(rows)} images in {out}: now try fairnb measure {out}")
+    if negative and HELD in dict(pipe.text_encoder.named_parameters()):
+        raise UserError(f"--negative would get the prefix tokens of {patch}, too: leave one of the two out")
+    _say_overlong(pipe, [*(row["prompt"] for row in rows), negative])
+    seed = settings.seed if seed is None else seed
+    how = settings.sampling.model_dump() | {"images": images, "seed": seed, "negative": negative}
+    generate_images(pipe, rows, folder=out, **how)
+    if processes().is_main_process:
+        typer.echo(f"{images * len(rows)} images in {out}: now try fairnb measure {out}")
 
 
-@commands.command()
+def _say_overlong(pipe: Any, prompts: list[str]) -> None:
+    from fairnb.diffusion.pipeline import overlong_prompts
+
+    for prompt in overlong_prompts(pipe, prompts):
+        typer.echo(f"this prompt is too long, the text encoder ignores its end: {prompt[:60]}...", err=True)
+
+
+@commands.command(rich_help_panel=MEASURE)
 def measure(
-    folder: Annotated[Path, typer.Argument(help="Images, or a folder of folders of images.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Images, a folder of folders of images, or records such as FFD's test_results.pkl.")
+    ],
     profile: ProfileOption = "mini",
-    out: Annotated[Path | None, typer.Option(help="Also write the records (.parquet).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the records: .parquet, .csv, or .pkl as FFD.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Also write a new folder with audit.html, figures, tables and records.")
+    ] = None,
+    change: SetOption = None,
 ) -> None:
     """Find and judge the faces in images; print shares and bias for every prompt.
 
-    Example: fairnb measure doctors --out doctors.parquet
+    \b
+    Examples:
+      fairnb measure doctors --out doctors.parquet
+      fairnb measure doctors --out test_results.pkl --report doctors-audit
     """
     from fairnb.diffusion.pipeline import pick_device
+    from fairnb.experiments.audit import write_audit
     from fairnb.measure.judge import judge_images
-    from fairnb.measure.records import attributes_of, write_records
-    from fairnb.profiles import load_profile
+    from fairnb.measure.provenance import provenance
+    from fairnb.measure.record_files import check_suffix, left_out, load_records, save_records
+    from fairnb.measure.records import attributes_of
     from fairnb.vision.classifiers import load_classifier
     from fairnb.vision.faces import load_detector
+    from fairnb.vision.perception import classifier_hash
 
-    settings = load_profile(profile)
-    device = pick_device(settings.device)
-    records = judge_images(folder, load_detector(device), load_classifier(settings.judge, device))
-    for attribute in attributes_of(records):
-        typer.echo(table_of(records, attribute.name) + "\n")
     if out:
-        typer.echo(write_records(records, out))
+        check_suffix(out)
+    if report and report.exists() and (not report.is_dir() or any(report.iterdir())):
+        raise UserError(f"{report} is not empty: give a new folder")
+    settings = load_settings(None, profile, change)
+    accuracy, sources, seen_by, place = {}, [], "not recorded", folder.parent
+    if folder.is_file():
+        records = load_records(folder)
+    else:
+        device, place = pick_device(settings.device), folder
+        judge = load_classifier(settings.judge, device)
+        records = judge_images(folder, load_detector(device), judge)
+        accuracy, sources = judge.accuracy, [source.model for source in settings.judge]
+        seen_by = classifier_hash(judge)
+    names = [about.name for about in attributes_of(records)]
+    for name in names:
+        typer.echo(table_of(records, name) + "\n")
+    if out:
+        if lost := left_out(records, out):
+            typer.echo(f"{out}: FFD's form has no {' and no '.join(lost)}, which is left out", err=True)
+        typer.echo(save_records(records, out))
+    if report:
+        made = {"images": str(folder), "judge": ", ".join(sources) or "not recorded"}
+        about = {"provenance": provenance(made), "identity": {"judge": seen_by}}
+        title, remark = f"Who is in the pictures of {folder.name}?", f"{len(records)} images; measured by fairnb."
+        typer.echo(write_audit(records, report, place, names, accuracy, about, title, remark))
 
 
-@commands.command()
+@commands.command(rich_help_panel=MEASURE)
 def audit(
     model: ModelArgument,
     out: OutOption,
@@ -91,10 +154,9 @@ def audit(
 
     Example: fairnb audit data/mini-sd --attributes gender,age --images 32 --out audits/mini
     """
-    from fairnb.diffusion.pipeline import overlong_prompts, processes
+    from fairnb.diffusion.pipeline import processes
     from fairnb.experiments.audit import audit as audit_model
     from fairnb.identity import content
-    from fairnb.prompts.attributes import get_attribute
     from fairnb.prompts.sets import load_prompt_set, prompt_rows
     from fairnb.vision.classifiers import load_classifier
     from fairnb.vision.faces import load_detector
@@ -102,12 +164,11 @@ def audit(
     settings = load_settings(model, profile, change)
     if prompts:
         settings = settings.model_copy(update={"prompts": str(typed(prompts))})
-    names = [get_attribute(name.strip()).name for name in attributes.split(",")] if attributes else settings.attributes
+    names = parse_attributes(attributes, settings.attributes)
     rows = load_prompts(typed(prompts)) if prompts else prompt_rows(load_prompt_set(settings.prompts), "test")
     judge = load_classifier(settings.judge)
     pipe = load_model(settings, patch, strength)
-    for prompt in overlong_prompts(pipe, rows.prompt):
-        typer.echo(f"this prompt is too long, the text encoder ignores its end: {prompt[:60]}...", err=True)
+    _say_overlong(pipe, rows.prompt.tolist())
     page = audit_model(
         pipe,
         rows,
@@ -123,7 +184,7 @@ def audit(
         typer.echo(f"{page}: open it in a browser; the tables are in {out / 'tables'}")
 
 
-@commands.command()
+@commands.command(rich_help_panel=MEASURE)
 def compare(
     first: Annotated[Path, typer.Argument(help="An audit, or what fairnb spread wrote: the file or its folder.")],
     second: Annotated[Path, typer.Argument(help="An audit of the same prompts, or an output folder of a run.")],

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from fairnb.cli.options import (
+    DEBIAS,
     ModelArgument,
     OutOption,
     ProfileOption,
@@ -13,6 +14,8 @@ from fairnb.cli.options import (
     StrengthOption,
     load_model,
     load_settings,
+    parse_attributes,
+    parse_shares,
     typed,
 )
 from fairnb.errors import UserError
@@ -20,38 +23,54 @@ from fairnb.errors import UserError
 commands = typer.Typer()
 
 
-@commands.command()
+@commands.command(rich_help_panel=DEBIAS)
 def find(
     model: ModelArgument,
-    out: Annotated[Path, typer.Option(help="The neurons' file (.safetensors).")],
-    attribute: Annotated[str | None, typer.Option(help="Else the profile's.")] = None,
+    out: Annotated[Path, typer.Option(help="The neurons' file: .safetensors, or .txt as Bias Neurons publishes it.")],
+    attribute: Annotated[
+        str | None, typer.Option(help="Comma-separated for several, whose neurons are united; else the profile's.")
+    ] = None,
     profile: ProfileOption = "mini",
     change: SetOption = None,
 ) -> None:
     """Find the bias neurons of a model on the profile's train occupations.
 
-    Example: fairnb find data/mini-sd --attribute gender --out neurons.safetensors
+    \b
+    Examples:
+      fairnb find data/mini-sd --attribute gender --out neurons.safetensors
+      fairnb find data/mini-sd --attribute gender,skin_tone --out joint.safetensors
     """
     from fairnb.adapters.neuron_sets import count_neurons
+    from fairnb.diffusion.pipeline import processes
     from fairnb.experiments.methods import find_neurons
     from fairnb.prompts.sets import load_prompt_set
 
     settings = load_settings(model, profile, change)
-    pipe, words = load_model(settings), load_prompt_set(settings.prompts)
-    found = count_neurons(find_neurons(pipe, attribute or settings.attribute, settings, words, out))
+    names = parse_attributes(attribute, [settings.attribute])
+    if out.suffix not in (".safetensors", ".txt"):
+        raise UserError(f"--out {out} has no form of neurons: name a file that ends in .safetensors or .txt")
+    words = load_prompt_set(settings.prompts)
+    pipe = load_model(settings)
+    found = count_neurons(find_neurons(pipe, "+".join(names), settings, words, out))
     total = sum(weight.numel() for weight in pipe.unet.parameters())
-    typer.echo(f"{out}: {found:,} of {total:,} weights ({found / total:.2%})")
+    if processes().is_main_process:
+        typer.echo(f"{out}: {found:,} of {total:,} weights ({found / total:.2%})")
 
 
-@commands.command()
+@commands.command(rich_help_panel=DEBIAS)
 def finetune(
     model: ModelArgument,
-    neurons: Annotated[Path, typer.Option(help="What `fairnb find` wrote.")],
+    neurons: Annotated[Path, typer.Option(help="What `fairnb find` wrote, or a published list of flat indices.")],
     out: OutOption,
     share: Annotated[
-        str | None, typer.Option(help="Wanted shares in the order of the classes, such as 0.75,0.25; else equal.")
+        list[str] | None,
+        typer.Option(
+            help="Wanted shares in the order of the classes, such as 0.75,0.25; once per attribute; else equal."
+        ),
     ] = None,
-    attribute: Annotated[str | None, typer.Option(help="Else the profile's.")] = None,
+    attribute: Annotated[
+        str | None, typer.Option(help="Comma-separated for several, which are aligned jointly; else the profile's.")
+    ] = None,
     profile: ProfileOption = "mini",
     change: SetOption = None,
 ) -> None:
@@ -59,14 +78,20 @@ def finetune(
 
     A killed call resumes.
 
-    Example: fairnb finetune data/mini-sd --neurons neurons.safetensors --out patches/gender
+    \b
+    Examples:
+      fairnb finetune data/mini-sd --neurons neurons.safetensors --out patches/gender
+      fairnb finetune data/mini-sd --neurons joint.safetensors --attribute gender,age --share 0.5,0.5 --share 0.75,0.25
+        --out patches/joint
     """
     from fairnb.adapters.bias_neurons import BiasNeurons
     from fairnb.adapters.model_cards import write_card
-    from fairnb.adapters.neuron_sets import load_neurons
+    from fairnb.adapters.neuron_sets import load_neurons, read_flat_text
     from fairnb.adapters.patch import load_patch
     from fairnb.diffusion.pipeline import processes
     from fairnb.experiments.evaluation import held_out_figures
+    from fairnb.experiments.methods import target_shares
+    from fairnb.profiles import Experiment
     from fairnb.prompts.attributes import get_attribute
     from fairnb.prompts.sets import load_prompt_set
     from fairnb.training.alignment import AlignmentRun
@@ -74,15 +99,25 @@ def finetune(
     from fairnb.vision.perception import load_vision_models
 
     settings = load_settings(model, profile, change)
-    about, words = get_attribute(attribute or settings.attribute), load_prompt_set(settings.prompts)
-    shares = _shares(share, about)
-    chosen = load_neurons(typed(neurons))
+    names = parse_attributes(attribute, [settings.attribute])
+    if share and len(share) != len(names):
+        raise UserError(f"--share is given {len(share)} times: give it once for each of {', '.join(names)}, or not")
+    wanted = zip(names, share or [None] * len(names), strict=True)
+    shares = {name: parse_shares(text, get_attribute(name)) for name, text in wanted}
+    words = load_prompt_set(settings.prompts)
+    neurons = typed(neurons)
+    published = _is_flat_text(neurons)
+    chosen = None if published else load_neurons(neurons)
     pipe = load_model(settings)
     device = pipe.device
+    chosen = read_flat_text(neurons, pipe.unet) if published else chosen
     vision = load_vision_models(settings, device)
     judge = load_classifier(settings.judge, device)
+    if missing := [name for name in names if name not in judge.classes]:
+        raise UserError(f"the judge does not know '{missing[0]}': it knows {', '.join(judge.classes)}")
     adapter = BiasNeurons(pipe.unet, chosen, settings.finetune.acts_from)
-    run = AlignmentRun(pipe, adapter, vision, {about.name: shares}, settings.finetune, settings.sampling, settings.seed)
+    target = target_shares(Experiment(adapter="neurons", shares=shares))
+    run = AlignmentRun(pipe, adapter, vision, target, settings.finetune, settings.sampling, settings.seed)
     record = {
         "train": words.split("train"),
         "guide": ", ".join(source.model for source in settings.guide),
@@ -90,27 +125,23 @@ def finetune(
     }
     run.train(words.prompts("train"), words.prompts("validation"), out, record)
     patch = load_patch(out / "patch.safetensors", pipe)
-    figures = held_out_figures(pipe, patch, words, vision.detector, judge, about.name, out, settings)
+    figures = held_out_figures(pipe, patch, words, vision.detector, judge, names, out, settings)
     if processes().is_main_process:
         write_card(out, base=settings.model, revision=settings.revision, figures=figures)
         typer.echo(f"{figures}\n{out / 'patch.safetensors'}; its card is {out / 'README.md'}")
 
 
-def _shares(text: str | None, about) -> list[float]:
-    if text is None:
-        return [1 / len(about.classes)] * len(about.classes)
+def _is_flat_text(path: Path) -> bool:
+    """Whether a file begins with whole numbers in lines, as the index that Bias Neurons publishes."""
     try:
-        shares = [float(part) for part in text.split(",")]
-    except ValueError as error:
-        raise UserError(f"--share {text} is not numbers: write one for each of {', '.join(about.classes)}") from error
-    if len(shares) != len(about.classes) or abs(sum(shares) - 1) > 1e-6 or min(shares) < 0:
-        raise UserError(
-            f"--share {text} must be {len(about.classes)} numbers ({', '.join(about.classes)}) that sum to 1"
-        )
-    return shares
+        with path.open("rb") as file:
+            begins = file.read(64)
+    except OSError:
+        return False
+    return bool(begins.strip()) and not begins.translate(None, b"0123456789 \t\r\n")
 
 
-@commands.command()
+@commands.command(rich_help_panel=DEBIAS)
 def guide(
     model: ModelArgument,
     out: Annotated[Path, typer.Option(help="The file to write (.safetensors).")],
@@ -151,12 +182,12 @@ def guide(
         if wrong := [name for name, place in places.items() if not name or not place]:
             raise UserError(f"--folder {wrong[0]} names no folder: write it as CLASS=FOLDER")
         about = Attribute(attribute or settings.attribute, tuple(places), tuple(places))
-        shares, pipe = _shares(share, about), load_model(settings)
+        shares, pipe = parse_shares(share, about), load_model(settings)
         steps, batch = settings.sampling.steps, settings.sampling.batch
         made = h_classifier_from_folders(pipe, about.name, places, steps=steps, batch=batch, seed=settings.seed)
     else:
         about, words = get_attribute(attribute or settings.attribute), load_prompt_set(settings.prompts)
-        shares, pipe = _shares(share, about), load_model(settings)
+        shares, pipe = parse_shares(share, about), load_model(settings)
         how = {"images": images, "sampling": settings.sampling, "seed": settings.seed}
         made = h_classifier_from_prompts(
             pipe, load_vision_models(settings, pipe.device), about.name, words.prompts("train"), **how
@@ -170,7 +201,7 @@ def guide(
     typer.echo(f"{out}: see it with fairnb show {out}, use it with fairnb generate ... --patch {out}")
 
 
-@commands.command()
+@commands.command(rich_help_panel=DEBIAS)
 def apply(
     patch: Annotated[Path, typer.Argument(help="A patch (.safetensors).")],
     to: Annotated[str, typer.Option(help="The model it was made for: a diffusers folder or a hub id.")],
@@ -202,7 +233,7 @@ def apply(
     typer.echo(f"{save_pipeline(pipe, out)}: load it with StableDiffusionPipeline.from_pretrained")
 
 
-@commands.command()
+@commands.command(rich_help_panel=DEBIAS)
 def convert(
     files: Annotated[list[Path], typer.Argument(help="FFD's .pth files; a LoRA of text encoder and U-Net together.")],
     out: Annotated[Path, typer.Option(help="The file to write (.safetensors).")],
@@ -216,7 +247,7 @@ def convert(
     typer.echo(rename(files, out))
 
 
-@commands.command()
+@commands.command(rich_help_panel=DEBIAS)
 def show(patch: Annotated[Path, typer.Argument(help="A patch, LoRA or prefix tokens (.safetensors).")]) -> None:
     """Describe a patch, LoRA, prefix tokens or h-guidance: what it changes and how it was trained.
 

@@ -20,6 +20,9 @@ PatchOption = Annotated[
 ]
 StrengthOption = Annotated[float, typer.Option(help="Of the patch: 0 is the original model, 1 the debiased one.")]
 
+# The groups of `fairnb --help`, by what a user wants.
+MEASURE, DEBIAS, COURSE = PANELS = ("Measure bias", "Reduce it", "Course and experiments")
+
 
 def parse_changes(changes: list[str] | None) -> dict[str, Any]:
     """Turn ['a.b=1'] into {'a.b': 1}; values are YAML, so 1, true, [0, 1] and text keep their types."""
@@ -33,6 +36,31 @@ def parse_changes(changes: list[str] | None) -> dict[str, Any]:
         except yaml.YAMLError as error:
             raise UserError(f"--set {change}: the value is not YAML ({' '.join(str(error).split())})") from error
     return values
+
+
+def parse_attributes(text: str | None, default: list[str]) -> list[str]:
+    """Turn "gender,age" into the names of known attributes, each once."""
+    from fairnb.prompts.attributes import get_attribute
+
+    names = [get_attribute(name.strip()).name for name in text.split(",")] if text else default
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise UserError(f"the attribute {min(twice)} is named twice: name it once")
+    return names
+
+
+def parse_shares(text: str | None, about, option: str = "--share") -> list[float]:
+    """Turn "0.75,0.25" into the shares of an attribute's classes; None means equal ones."""
+    if text is None:
+        return [1 / len(about.classes)] * len(about.classes)
+    try:
+        shares = [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UserError(f"{option} {text} is not numbers: write one for each of {', '.join(about.classes)}") from error
+    if len(shares) != len(about.classes) or not abs(sum(shares) - 1) <= 1e-6 or min(shares) < 0:
+        raise UserError(
+            f"{option} {text} must be {len(about.classes)} numbers ({', '.join(about.classes)}) that sum to 1"
+        )
+    return shares
 
 
 def typed(path: str | Path) -> Path:

@@ -5,13 +5,13 @@ from typing import Annotated
 
 import typer
 
-from fairnb.cli.options import ProfileOption, SetOption, load_model, parse_changes
+from fairnb.cli.options import COURSE, ProfileOption, SetOption, load_model, parse_changes
 from fairnb.errors import UserError
 
 commands = typer.Typer()
 
 
-@commands.command()
+@commands.command(rich_help_panel=COURSE)
 def run(
     notebooks: Annotated[list[str] | None, typer.Argument(help="Numbers or names; none means 00-07.")] = None,
     profile: ProfileOption = "mini",
@@ -29,7 +29,7 @@ def run(
         raise typer.Exit(1)
 
 
-@commands.command()
+@commands.command(rich_help_panel=COURSE)
 def report(profile: ProfileOption = "mini", change: SetOption = None) -> None:
     """Write outputs/PROFILE/report.html from the results of the notebooks.
 
@@ -41,7 +41,7 @@ def report(profile: ProfileOption = "mini", change: SetOption = None) -> None:
     typer.echo(write_report(load_profile(profile, parse_changes(change))))
 
 
-@commands.command()
+@commands.command(rich_help_panel=COURSE)
 def experiment(
     names: Annotated[list[str] | None, typer.Argument(help="Of the profile's experiments; none means all.")] = None,
     profile: ProfileOption = "mini",
@@ -73,7 +73,7 @@ def experiment(
         typer.echo(f"{name}: {settings.folder / 'experiments' / name / 'result.json'}")
 
 
-@commands.command()
+@commands.command(rich_help_panel=COURSE)
 def results(
     places: Annotated[
         list[Path], typer.Argument(help="Output folders of one profile, of several seeds, or files that --out wrote.")
@@ -100,7 +100,7 @@ def results(
         typer.echo(write_results_page(places[0], found, out) if page else write_json(out, found))
 
 
-@commands.command()
+@commands.command(rich_help_panel=COURSE)
 def spread(
     folders: Annotated[list[Path], typer.Argument(help="Output folders of the same profile with other seeds.")],
     out: Annotated[

@@ -34,13 +34,14 @@ def sample(
     *,
     steps: int,
     guidance_scale: float,
+    negative: str = "",
 ) -> torch.Tensor:
     """Final latents [N,4,h,w] from the noise `latents`, without gradient: those of the pipeline with `latents=`.
 
-    `prompt`: one for all images, or one for each.
+    `prompt`: one for all images, or one for each. `negative`: the negative prompt.
     """
     scheduler = fresh_scheduler(pipe, steps)
-    embeds = guided_embeds(pipe, prompt, guidance_scale)
+    embeds = guided_embeds(pipe, prompt, guidance_scale, negative)
     latents = latents * scheduler.init_noise_sigma
     for timestep in scheduler.timesteps:
         prediction = predict(pipe, scheduler.scale_model_input(latents, timestep), timestep, embeds, guidance_scale)
@@ -99,14 +100,17 @@ def predict(
     return empty + guidance_scale * (text - empty)
 
 
-def guided_embeds(pipe: StableDiffusionPipeline, prompt: str | Sequence[str], guidance_scale: float) -> torch.Tensor:
+def guided_embeds(
+    pipe: StableDiffusionPipeline, prompt: str | Sequence[str], guidance_scale: float, negative: str = ""
+) -> torch.Tensor:
     """Prompt embeddings [2,L,D], or [1,L,D] for a guidance scale <= 1, which disables guidance as in diffusers.
 
-    N prompts give [.,N,L,D]. The graph is kept only if a weight of the text encoder requires a gradient.
+    N prompts give [.,N,L,D]. The first half is that of the empty prompt, or of a `negative` one in its place. The graph
+    is kept only if a weight of the text encoder requires a gradient.
     """
     wanted = torch.is_grad_enabled() and any(weight.requires_grad for weight in pipe.text_encoder.parameters())
     with torch.set_grad_enabled(wanted):
         if isinstance(prompt, str):
-            return encode_prompts(pipe, ["", prompt] if guidance_scale > 1 else [prompt])
+            return encode_prompts(pipe, [negative, prompt] if guidance_scale > 1 else [prompt])
         each = encode_prompts(pipe, list(prompt))
-        return torch.stack([encode_prompts(pipe, [""]).expand_as(each), each] if guidance_scale > 1 else [each])
+        return torch.stack([encode_prompts(pipe, [negative]).expand_as(each), each] if guidance_scale > 1 else [each])

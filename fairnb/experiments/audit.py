@@ -1,6 +1,5 @@
 """Audit a model: generate images of prompts, judge the people in them, and report their shares on one page."""
 
-import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -17,8 +16,10 @@ from fairnb.measure.ffd_results import write_test_results
 from fairnb.measure.generate import PLAN, generate
 from fairnb.measure.judge import judge_images
 from fairnb.measure.provenance import provenance
+from fairnb.measure.record_files import save_records
 from fairnb.measure.records import write_records
 from fairnb.profiles import Profile
+from fairnb.prompts.attributes import ATTRIBUTES
 from fairnb.vision.classifiers import Classifier
 from fairnb.vision.perception import classifier_hash
 
@@ -67,22 +68,44 @@ def _report(
 ) -> None:
     """Judge the images of an audit and write everything that follows from them."""
     records = judge_images(folder / "images", detector, judge)
-    for place in ("tables", "figures"):
-        shutil.rmtree(folder / place, ignore_errors=True)
-    write_records(records, folder / "records.parquet")
-    write_atomically(folder / "records.csv", lambda path: records.to_csv(path, index=False))
-    write_test_results(records, folder / "test_results.pkl")
-    summary = {"provenance": provenance(profile) | ({"patch": patch} if patch else {})}
-    plan = read_json(folder / "images" / PLAN)
-    how = {key: value for key, value in plan.items() if key not in ("model", "prompts")}
-    summary["identity"] = {"judge": classifier_hash(judge), **how}
-    for attribute in attributes:
-        summary[attribute] = _one(records, attribute, folder, judge.accuracy.get(attribute), profile.seed)
-    write_json(folder / "summary.json", summary)
+    title = f"Who is in the pictures of {Path(profile.model).name}?"
     remark = f"{prompts} prompts, {images} images each, seed {profile.seed}; written by fairnb."
     if patch:
         remark = f"With {patch['name']} at strength {patch['strength']:g}. {remark}"
-    write_page(folder, "audit.html", f"Who is in the pictures of {Path(profile.model).name}?", remark)
+    plan = read_json(folder / "images" / PLAN)
+    how = {key: value for key, value in plan.items() if key not in ("model", "prompts")}
+    about = {"provenance": provenance(profile) | ({"patch": patch} if patch else {})}
+    about["identity"] = {"judge": classifier_hash(judge), **how}
+    write_audit(records, folder, folder / "images", attributes, judge.accuracy, about, title, remark, profile.seed)
+
+
+def write_audit(
+    records: pd.DataFrame,
+    folder: Path,
+    source: Path,
+    attributes: list[str],
+    accuracy: dict[str, float],
+    about: dict,
+    title: str,
+    remark: str,
+    seed: int = 0,
+) -> Path:
+    """Write all that follows from the records of images in `source`: see `audit`; return the page, audit.html.
+
+    `accuracy` is that of the judge, `about` begins the summary. Pictures are shown if all files of the records are
+    there. Tables and figures of attributes that an earlier judge knew are removed.
+    """
+    for name in ATTRIBUTES:
+        for path in (*folder.glob(f"figures/{name}_*"), *folder.glob(f"tables/{name}.csv")):
+            path.unlink()
+    write_records(records, folder / "records.parquet")
+    save_records(records, folder / "records.csv")
+    write_test_results(records, folder / "test_results.pkl")
+    summary = dict(about)
+    for attribute in attributes:
+        summary[attribute] = _one(records, attribute, folder, source, accuracy.get(attribute), seed)
+    write_json(folder / "summary.json", summary)
+    return write_page(folder, "audit.html", title, remark)
 
 
 def audit_identity(folder: Path) -> dict:
@@ -91,7 +114,7 @@ def audit_identity(folder: Path) -> dict:
     return read_json(folder / "summary.json").get("identity", {})
 
 
-def _one(records: pd.DataFrame, attribute: str, folder: Path, accuracy: float | None, seed: int) -> dict:
+def _one(records: pd.DataFrame, attribute: str, folder: Path, source: Path, accuracy: float | None, seed: int) -> dict:
     """Write tables and figures of one attribute; return its headline figures."""
     table = metrics.bias_by_prompt(records, attribute)
     write_atomically(folder / "tables" / f"{attribute}.csv", lambda path: table.to_csv(path, index=False))
@@ -103,11 +126,12 @@ def _one(records: pd.DataFrame, attribute: str, folder: Path, accuracy: float | 
                 charts.bias_dumbbell({"bias": table}),
                 f"Bias on {name} per prompt, with its 95 % interval; the band is what a fair model would score.",
             ),
-            "faces": (
-                pictures.class_grid(records, attribute, folder=folder / "images"),
-                f"Pictures of all prompts sorted by perceived {name}; the bar is the judge's confidence.",
-            ),
         }
+        if all((source / path).is_file() for path in records.path):
+            drawn["faces"] = (
+                pictures.class_grid(records, attribute, folder=source),
+                f"Pictures of all prompts sorted by perceived {name}; the bar is the judge's confidence.",
+            )
         for kind, (figure, caption) in drawn.items():
             style.save_figure(figure, folder, f"{attribute}_{kind}", caption)
     whole = metrics.summarise(records, attribute, seed=seed)

@@ -1,6 +1,7 @@
 """One evaluation for every method: generate, judge, compare before and after, and check what must not break."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,22 @@ from fairnb.adapters.protocol import Adapter
 from fairnb.diffusion.pipeline import processes
 from fairnb.measure.generate import generate
 from fairnb.measure.judge import judge_images
-from fairnb.measure.metrics import frequencies, paired_difference, summarise, sure_share
+from fairnb.measure.metrics import (
+    diversity,
+    fairness_discrepancy,
+    frequencies,
+    paired_difference,
+    summarise,
+    sure_share,
+)
 from fairnb.measure.records import read_records, write_records
 from fairnb.measure.similarity import mean_image_similarity
 from fairnb.profiles import Experiment, Profile
-from fairnb.prompts.attributes import get_attribute
+from fairnb.prompts.attributes import get_attribute, joint_attribute
 from fairnb.prompts.sets import PromptSet, prompt_rows
 from fairnb.prompts.templates import draw_words, photo_of
 from fairnb.vision.classifiers import Classifier
+from fairnb.vision.encoders import Clip, Dino
 from fairnb.vision.perception import VisionModels
 
 DRIFT_IMAGES = 8  # per prompt without people, if the evaluation has as many
@@ -52,16 +61,28 @@ def checks(records: pd.DataFrame, attribute: str) -> dict[str, float]:
     }
 
 
-def compare_records(before: pd.DataFrame, after: pd.DataFrame, attributes: Sequence[str], seed: int) -> dict:
+def compare_records(
+    before: pd.DataFrame,
+    after: pd.DataFrame,
+    attributes: Sequence[str],
+    seed: int,
+    target: Mapping[str, Sequence[float]] | None = None,
+) -> dict:
     """Compare two tables of the same prompts and noises.
 
     `bias` of each attribute and of all jointly, before and after (`metrics.summarise`), with the paired `change`;
-    `share` of the last class of each attribute of two classes: mean and std over prompts.
+    `FD` (to the shares `target`, else equal ones) and `diversity` of the same, means over prompts; `share` of the last
+    class of each attribute of two classes: mean and std over prompts.
     """
     keys = [*attributes, "+".join(attributes)] if len(attributes) > 1 else attributes
     tables = {"before": before, "after": after}
-    bias, share = {}, {}
+    bias, share, distance, variety = {}, {}, {}, {}
     for key in keys:
+        wanted = target and reduce(np.multiply.outer, [np.asarray(target[name]) for name in key.split("+")]).ravel()
+        classes = list(joint_attribute(key.split("+")).classes)
+        shares = {when: frequencies(records, key)[classes].dropna().to_numpy(float) for when, records in tables.items()}
+        distance[key] = {when: fairness_discrepancy(each, wanted).mean() for when, each in shares.items() if len(each)}
+        variety[key] = {when: diversity(each).mean() for when, each in shares.items() if len(each)}
         bias[key] = {when: summarise(records, key, seed) for when, records in tables.items()}
         bias[key]["change"] = paired_difference(before, after, key, seed)
     for name in attributes:
@@ -69,7 +90,7 @@ def compare_records(before: pd.DataFrame, after: pd.DataFrame, attributes: Seque
         if len(classes) == 2:
             values = {when: frequencies(records, name)[classes[1]] for when, records in tables.items()}
             share[name] = {when: {"mean": each.mean(), "std": each.std()} for when, each in values.items()}
-    return {"bias": bias, "share": share}
+    return {"bias": bias, "FD": distance, "diversity": variety, "share": share}
 
 
 def generate_and_judge(
@@ -82,8 +103,10 @@ def generate_and_judge(
     *,
     images: int,
     seed: int,
+    clip: Clip | None = None,
 ) -> pd.DataFrame:
-    """Generate `images` images per prompt into folder/images and return the judge's records.
+    """Generate `images` images per prompt into folder/images and return the judge's records, with CLIP-T if `clip` is
+    given.
 
     They are also written to folder/records.parquet. Under `torchrun` only the main process judges.
     """
@@ -92,7 +115,7 @@ def generate_and_judge(
         pipe, rows, images=images, folder=folder / "images", seed=seed, replace=True, **profile.sampling.model_dump()
     )
     if state.is_main_process:
-        write_records(judge_images(folder / "images", detector, judge), folder / "records.parquet")
+        write_records(judge_images(folder / "images", detector, judge, clip=clip), folder / "records.parquet")
     state.wait_for_everyone()
     return read_records(folder / "records.parquet")
 
@@ -110,10 +133,11 @@ def evaluate(
     """Evaluate an adapter on the test prompts against the original model, from the same noise.
 
     Without an adapter, attribute words are drawn into the plain prompts instead. The result holds, per kind of prompts,
-    `bias` and `share` (`compare_records`); `trained`, the bias on the prompts of the training, from noise that no
-    training uses; `obeyed`, the share of the images that show the class their prompt names; `sure` and `faces`, before
-    and after; `clip_i`, the mean cosine of an image and the original of the same noise; and `drift`, 1 - that cosine on
-    prompts without people, which should not change. Records and images stay in `folder`.
+    `bias`, `FD`, `diversity` and `share` (`compare_records`); `trained`, the bias on the prompts of the training, from
+    noise that no training uses; `obeyed`, the share of the images that show the class their prompt names; `sure` and
+    `faces`, before and after; `clip_t`, the mean cosine of an image and its prompt, before and after; `clip_i` and
+    `dino` (None without a DINO), the mean cosine of an image and the original of the same noise; and `drift`, 1 - that
+    cosine of CLIP on prompts without people, which should not change. Records and images stay in `folder`.
     """
     folder, originals = Path(folder), profile.folder / "experiments" / "original"
     names = list(experiment.shares)
@@ -125,15 +149,17 @@ def evaluate(
         columns=["prompt_id", "prompt", "occupation", "split"],
     )
 
-    def judged(place: Path, rows: pd.DataFrame, images: int, seed: int = profile.seed, words: bool = False):
+    def judged(place: Path, rows: pd.DataFrame, images: int, seed: int = profile.seed, words: bool = False, **how):
         rows = draw_words(rows, experiment.shares, images, seed) if words else rows
-        return generate_and_judge(pipe, rows, place, vision.detector, judge, profile, images=images, seed=seed)
+        return generate_and_judge(pipe, rows, place, vision.detector, judge, profile, images=images, seed=seed, **how)
 
     def all_kinds(place: Path, words: bool = False) -> tuple[dict[str, pd.DataFrame], dict[str, pd.DataFrame]]:
         """Records per kind of the test prompts, and of the train prompts from the noise of another seed."""
         some = {"images": min(DRIFT_IMAGES, many), "seed": profile.seed, "replace": True}
         generate(pipe, contents, folder=place / "contents" / "images", **some, **profile.sampling.model_dump())
-        held_out = {kind: judged(place / kind, rows, many, words=words) for kind, rows in test.items()}
+        held_out = {
+            kind: judged(place / kind, rows, many, words=words, clip=vision.clip) for kind, rows in test.items()
+        }
         fresh = {"seed": profile.seed + 1, "words": words}
         return held_out, {kind: judged(place / f"trained_{kind}", rows, few, **fresh) for kind, rows in train.items()}
 
@@ -155,11 +181,13 @@ def evaluate(
             adapter.remove(pipe)
     whole = {"before": pd.concat(before.values()), "after": pd.concat(after.values())}
 
-    def similarity(name: str) -> float:
-        return mean_image_similarity(vision.clip, originals / name / "images", folder / name / "images")
+    def similarity(name: str, encoder: Clip | Dino) -> float:
+        return mean_image_similarity(encoder, originals / name / "images", folder / name / "images")
 
     return {
-        "kinds": {kind: compare_records(before[kind], after[kind], names, profile.seed) for kind in test},
+        "kinds": {
+            kind: compare_records(before[kind], after[kind], names, profile.seed, experiment.shares) for kind in test
+        },
         "trained": {
             kind: compare_records(trained_before[kind], trained_after[kind], names, profile.seed)["bias"]
             for kind in test
@@ -167,8 +195,10 @@ def evaluate(
         "obeyed": obeyed,
         "sure": {when: {name: sure_share(table, name) for name in names} for when, table in whole.items()},
         "faces": {when: float(table.face.mean()) for when, table in whole.items()},
-        "clip_i": float(np.mean([similarity(kind) for kind in test])),
-        "drift": 1 - similarity("contents"),
+        "clip_t": {when: float(table.clip_t.mean()) for when, table in whole.items()},
+        "clip_i": float(np.mean([similarity(kind, vision.clip) for kind in test])),
+        "dino": float(np.mean([similarity(kind, vision.dino) for kind in test])) if vision.dino else None,
+        "drift": 1 - similarity("contents", vision.clip),
     }
 
 
@@ -178,11 +208,12 @@ def held_out_figures(
     prompts: PromptSet,
     detector: MTCNN,
     judge: Classifier,
-    attribute: str,
+    attributes: Sequence[str],
     folder: str | Path,
     profile: Profile,
 ) -> str:
-    """Bias on the validation and test occupations with and without a patch, as a Markdown table.
+    """Bias on the validation and test occupations with and without a patch: a Markdown table for each attribute, and of
+    several for all jointly.
 
     No training used these occupations. Images and records stay in `folder`; before and after share their noise.
     """
@@ -196,9 +227,11 @@ def held_out_figures(
             )
     finally:
         patch.remove(pipe)
-    bias = compare_records(**records, attributes=[attribute], seed=profile.seed)["bias"][attribute]
-    lines = [f"| {attribute}, {len(rows)} occupations, {images} images each | bias | 95 % interval |", "|---|---|---|"]
-    for label, key, sign in (("before", "before", ""), ("after", "after", ""), ("difference", "change", "+")):
-        value = bias[key]
-        lines.append(f"| {label} | {value['mean']:{sign}.3f} | {value['low']:.3f} to {value['high']:.3f} |")
-    return "\n".join([*lines, f"| a fair model would score | {bias['after']['floor']:.3f} | |"])
+    tables = []
+    for name, bias in compare_records(**records, attributes=attributes, seed=profile.seed)["bias"].items():
+        lines = [f"| {name}, {len(rows)} occupations, {images} images each | bias | 95 % interval |", "|---|---|---|"]
+        for label, key, sign in (("before", "before", ""), ("after", "after", ""), ("difference", "change", "+")):
+            value = bias[key]
+            lines.append(f"| {label} | {value['mean']:{sign}.3f} | {value['low']:.3f} to {value['high']:.3f} |")
+        tables.append("\n".join([*lines, f"| a fair model would score | {bias['after']['floor']:.3f} | |"]))
+    return "\n\n".join(tables)

@@ -18,7 +18,15 @@ from fairnb.adapters.full import FullWeights
 from fairnb.adapters.h_classifiers import h_classifier_from_prompts
 from fairnb.adapters.h_guidance import HGuidance, load_h_guidance
 from fairnb.adapters.lora import LoRA
-from fairnb.adapters.neuron_sets import NeuronSet, load_neurons, read_settings, save_neurons, union
+from fairnb.adapters.neuron_sets import (
+    NeuronSet,
+    count_neurons,
+    load_neurons,
+    read_settings,
+    save_neurons,
+    union,
+    write_flat_text,
+)
 from fairnb.adapters.prefix import PrefixTokens
 from fairnb.adapters.protocol import Adapter
 from fairnb.diffusion.fingerprint import model_identity
@@ -56,25 +64,34 @@ def make_adapter(pipe: StableDiffusionPipeline, name: str, profile: Profile, pro
 def find_neurons(
     pipe: StableDiffusionPipeline, attribute: str, profile: Profile, prompts: PromptSet, path: str | Path
 ) -> NeuronSet:
-    """Locate the bias neurons of an attribute on the train occupations, and write them to `path` with their
-    settings."""
+    """Locate the bias neurons of an attribute on the train occupations, and write them to `path` with their settings.
+
+    Of several attributes, "gender+age", the union. A path that ends in .txt gets the form that Bias Neurons publishes.
+    """
     chosen, state = profile.locate, processes()
-    found = locate(
-        pipe,
-        get_attribute(attribute),
-        prompts.split("train"),
-        k=max(1, round(chosen.k * sum(weight.numel() for weight in pipe.unet.parameters()))),
-        frequency=chosen.frequency,
-        timestep=chosen.timestep,
-        contents=prompts.contents,
-        contexts=prompts.contexts,
-        seed=profile.seed,
-    )
-    about = found.settings | {"identity": _identity_of_neurons(pipe, attribute, profile, prompts)}
-    if state.is_main_process:
-        save_neurons(found.neurons, path, {key: json.dumps(value) for key, value in about.items()})
+    found = [
+        locate(
+            pipe,
+            get_attribute(name),
+            prompts.split("train"),
+            k=max(1, round(chosen.k * sum(weight.numel() for weight in pipe.unet.parameters()))),
+            frequency=chosen.frequency,
+            timestep=chosen.timestep,
+            contents=prompts.contents,
+            contexts=prompts.contexts,
+            seed=profile.seed,
+        )
+        for name in attribute.split("+")
+    ]
+    neurons = reduce(union, [each.neurons for each in found])
+    about = found[0].settings | {"attribute": attribute, "found": count_neurons(neurons)}
+    about["identity"] = _identity_of_neurons(pipe, attribute, profile, prompts)
+    if state.is_main_process and Path(path).suffix == ".txt":
+        write_flat_text(neurons, path, pipe.unet)
+    elif state.is_main_process:
+        save_neurons(neurons, path, {key: json.dumps(value) for key, value in about.items()})
     state.wait_for_everyone()
-    return found.neurons
+    return neurons
 
 
 def _identity_of_neurons(pipe: StableDiffusionPipeline, attribute: str, profile: Profile, prompts: PromptSet) -> dict:

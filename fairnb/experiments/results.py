@@ -55,7 +55,8 @@ def results_table(results: list[dict]) -> pd.DataFrame:
 
     `before`, `after` and their `ratio` are bias on held-out prompts, `sd` its standard deviation over seeds; `trained`
     is the bias on the prompts of the training; `faces` the share of images with a face, after; `share` and `spread` the
-    mean share of the last class and its standard deviation over prompts, before and after.
+    mean share of the last class and its standard deviation over prompts, before and after. `FD` to the target,
+    `diversity`, `CLIP-T` (before and after) and `dino` stand only where a result holds them.
     """
     rows = []
     for result in results:
@@ -67,6 +68,12 @@ def results_table(results: list[dict]) -> pd.DataFrame:
                 row |= {f"trained {when}": taught[when]["mean"] for when in ("before", "after")}
                 row |= {"obeyed": result["obeyed"].get(attribute), "sure": result["sure"]["after"].get(attribute)}
                 row |= {"faces": result["faces"]["after"]}
+                for name in ("FD", "diversity"):
+                    row |= {
+                        f"{name} {when}": value for when, value in compared.get(name, {}).get(attribute, {}).items()
+                    }
+                row |= {f"CLIP-T {when}": value for when, value in result.get("clip_t", {}).items()}
+                row |= {"dino": result["dino"]} if result.get("dino") is not None else {}
                 for when, values in compared["share"].get(attribute, {}).items():
                     row |= {f"share {when}": values["mean"], f"spread {when}": values["std"]}
                 costs = ("clip_i", "drift", "minutes", "parameters", "megabytes")

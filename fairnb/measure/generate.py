@@ -32,6 +32,7 @@ def generate(
     steps: int,
     guidance_scale: float,
     batch: int,
+    negative: str = "",
     replace: bool = False,
     progress: bool = True,
 ) -> Path:
@@ -41,7 +42,7 @@ def generate(
     the attribute words of each image (`draw_words`). Whole files are kept; empty or truncated ones are generated again,
     so a killed run that is started again ends with the same files. Under `torchrun` the batches are divided over the
     processes. generation.json records what the folder holds: a folder of another model or other settings is refused,
-    or emptied of its images if `replace` is set.
+    or emptied of its images if `replace` is set. `negative` is the negative prompt of every image.
     """
     folder = Path(folder)
     rows = _rows(prompts)
@@ -52,8 +53,11 @@ def generate(
         "steps": steps,
         "guidance_scale": guidance_scale,
         "batch": batch,
+        "negative": negative,
         "model": model_identity(pipe),
     }
+    if negative and guidance_scale <= 1:
+        raise UserError(f"a negative prompt needs a guidance scale above 1, but it is {guidance_scale:g}: raise it")
     state = processes()
     # Runs that may replace the images of others share them, and wait for each other.
     with one_run_in(folder, wait=replace) if state.is_main_process else nullcontext():
@@ -70,7 +74,7 @@ def generate(
 def _draw(pipe: StableDiffusionPipeline, folder: Path, plan: dict, progress: bool) -> None:
     """Draw the missing images, this process its part of the batches."""
     state, images, batch, seed = processes(), plan["images"], plan["batch"], plan["seed"]
-    how = {"steps": plan["steps"], "guidance_scale": plan["guidance_scale"]}
+    how = {key: plan[key] for key in ("steps", "guidance_scale", "negative")}
     # Rounding depends on the size of a batch. So a batch with a missing image is generated as a whole, and a resumed
     # run ends with the same bytes as one that was never killed.
     starts = range(0, images, batch)

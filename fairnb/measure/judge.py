@@ -104,3 +104,13 @@ def _files(folder: Path) -> Iterator[dict]:
         for index, path in enumerate(path for path in paths if not path.name.startswith(".")):
             about = {"prompt_id": prompt_id, "prompt": prompt, "occupation": None, "split": "test"}
             yield {**about, "image": index, "seed": 0, "path": path.relative_to(folder).as_posix()}
+
+
+def image_rows(folder: str | Path) -> list[dict]:
+    """What is known of each image of a folder: prompt_id, prompt, occupation, split, image, seed and path.
+
+    As `judge_images` reads the folder; `UserError` if it holds no image.
+    """
+    if not (rows := list(_files(Path(folder)))):
+        raise UserError(f"{folder} holds no image: generate some or name another folder")
+    return rows

@@ -6,6 +6,8 @@ attribute, not the number observed. Shares f are arrays [..., K] whose last axis
 """
 
 import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
 from math import nan, pi, sqrt
 
 import numpy as np
@@ -176,6 +178,48 @@ def summarise(records: pd.DataFrame, attribute: str, seed: int = 0) -> dict:
     }
 
 
+def scores(records: pd.DataFrame, attribute: str, target: Sequence[float] | None = None, seed: int = 0) -> pd.DataFrame:
+    """The metrics of an attribute (or of several, "gender+age") over the prompts, and the share of each class.
+
+    Rows: bias, FD (to the `target` shares [K], in the order of the classes; None: equal), DR, diversity, then the
+    classes. Columns: mean and std over prompts; low and high (95 %: bootstrap over prompts, of a single prompt that of
+    its images); floor, the expected score of a generator that draws exactly the wanted shares, on as many faces.
+    """
+    about = joint_attribute(attribute.split("+"))
+    table = frequencies(records, attribute)
+    table = table[table.n > 0]
+    shares, n = table[list(about.classes)].to_numpy(float), table.n.to_numpy()
+    fair = np.full(len(about.classes), 1 / len(about.classes))
+    goal = fair if target is None else np.asarray(target, float)
+    measured = {
+        "bias": (bias, fair),
+        "FD": (partial(fairness_discrepancy, target=goal), goal),
+        "DR": (deviation_ratio, fair),
+        "diversity": (diversity, fair),
+    }
+    rows = {name: _score(metric, shares, n, seed) for name, (metric, _) in measured.items()}
+    for name, (metric, wanted) in measured.items():
+        exact = sampling_floor(n, len(about.classes)) if name == "bias" else _expected(metric, wanted, n)
+        rows[name]["floor"] = float(exact.mean()) if len(n) else nan
+    for number, name in enumerate(about.classes):
+        rows[name] = _score(lambda f, number=number: f[..., number], shares, n, seed) | {"floor": nan}
+    return pd.DataFrame(rows).T
+
+
+def _score(metric: Callable, shares: np.ndarray, n: np.ndarray, seed: int) -> dict[str, float]:
+    values = metric(shares)
+    low, high = _interval(shares[0], n[0], metric) if len(values) == 1 else bootstrap(values, seed)
+    mean, std = float(values.mean()) if len(values) else nan, float(values.std(ddof=1)) if len(values) > 1 else nan
+    return {"mean": mean, "std": std, "low": low, "high": high}
+
+
+def _expected(metric: Callable, wanted: np.ndarray, n: np.ndarray) -> np.ndarray:
+    """Expected metric of each number of faces `n`, drawn with the shares `wanted`, by simulation."""
+    rng = np.random.default_rng(0)
+    each = {number: metric(rng.multinomial(number, wanted, DRAWS) / number).mean() for number in np.unique(n)}
+    return np.array([each[number] for number in n])
+
+
 def paired_difference(before: pd.DataFrame, after: pd.DataFrame, attribute: str, seed: int = 0) -> dict:
     """Return the change of bias (after - before) over the prompts: mean, low, high (95 %), n_prompts.
 
@@ -215,17 +259,18 @@ def _measured(records: pd.DataFrame, name: str) -> Attribute:
     return about
 
 
-def _interval(f: np.ndarray, n: int) -> tuple[float, float]:
-    """95 % interval of one prompt's bias: Wilson's for K = 2, folded at one half; else the central part of the
+def _interval(f: np.ndarray, n: int, metric: Callable = bias) -> tuple[float, float]:
+    """95 % interval of one prompt's metric: over Wilson's interval of the share for K = 2; else the central part of the
     posterior under Jeffreys' prior, which, unlike a bootstrap, has a width even if only one class was observed."""
     if n == 0:
         return nan, nan
-    seen = float(bias(f))
+    seen = float(metric(f))
     if len(f) == 2:
         low, high = wilson(round(f[1] * n), n)
-        ends = abs(2 * low - 1), abs(2 * high - 1)
-        return (0.0 if low <= 0.5 <= high else min(ends)), max(ends)
-    draws = bias(np.random.default_rng(0).dirichlet(f * n + 0.5, DRAWS))
+        share = np.append(np.linspace(low, high, 201), np.clip(0.5, low, high))
+        values = metric(np.stack([1 - share, share], 1))
+        return min(float(values.min()), seen), max(float(values.max()), seen)
+    draws = metric(np.random.default_rng(0).dirichlet(f * n + 0.5, DRAWS))
     low, high = np.quantile(draws, [0.025, 0.975])
     return min(float(low), seen), max(float(high), seen)
 

@@ -1,26 +1,99 @@
-"""How similar images are to their originals (CLIP-I), and how far apart two sets of images are (KID)."""
+"""How similar images are to their prompts (CLIP-T) and originals (CLIP-I, DINO), and how far apart two sets of images
+are (KID, FID)."""
 
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from fairnb.errors import UserError
+from fairnb.measure.generate import PLAN
 from fairnb.measure.images import load_image
-from fairnb.vision.encoders import Clip
+from fairnb.measure.judge import image_rows
+from fairnb.vision.encoders import Clip, Dino
+
+
+def image_set(folder: str | Path, prompts: Sequence[str] | None = None) -> pd.DataFrame:
+    """One row per image of a folder (of an audit: its images): file, name (without folder and suffix), prompt, seed.
+
+    Prompt and seed are those that `generate` recorded; without a record the seed is None, and the prompt of
+    prompt_<i>/ is that at position i of `prompts`, or None. `UserError` for a folder that does not fit `prompts`.
+    """
+    folder = Path(folder)
+    folder = folder / "images" if (folder / "images" / PLAN).is_file() else folder
+    table = pd.DataFrame(image_rows(folder))
+    table["file"] = [folder / path for path in table.path]
+    table["name"] = [Path(path).with_suffix("").as_posix() for path in table.path]
+    if not (folder / PLAN).is_file():
+        table["seed"], table["prompt"] = None, None
+        if prompts is not None:
+            table["prompt"] = [_prompt_of(file, prompts) for file in table.file]
+    return table[["file", "name", "prompt", "seed"]]
+
+
+def _prompt_of(file: Path, prompts: Sequence[str]) -> str:
+    number = re.fullmatch(r"prompt_(\d+)", file.parent.name)
+    if number is None or int(number[1]) >= len(prompts):
+        raise UserError(
+            f"{file} belongs to none of the {len(prompts)} prompts: images must lie in prompt_0 to "
+            f"prompt_{len(prompts) - 1}"
+        )
+    return prompts[int(number[1])]
+
+
+def paired(one: pd.DataFrame, two: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """The images of two sets that have the same name, as rows `row` and `row_other`, and what makes them pairs.
+
+    No pairs if both sets tell prompt and seed, and these differ: an image is compared only with that of its own noise.
+    """
+    one, two = (each.reset_index(names="row").drop_duplicates("name") for each in (one, two))
+    both = one.merge(two, on="name", suffixes=("", "_other"))
+    if both.empty:
+        return both, "the two folders have no image of the same name"
+    if both.seed.isna().all() or both.seed_other.isna().all():
+        return both, "paired by name: nothing tells that they come from the same noise"
+    if (differs := (both.prompt != both.prompt_other) | (both.seed != both.seed_other)).any():
+        return both[:0], f"{both.name[differs].iloc[0]} was drawn of another prompt or seed in the other folder"
+    return both, "of the same prompt and noise"
 
 
 @torch.no_grad()
-def mean_image_similarity(clip: Clip, one: Path, two: Path, batch: int = 64) -> float:
-    """Mean cosine (CLIP-I) of the images of two folders of `generate`, paired by file name."""
+def mean_image_similarity(encoder: Clip | Dino, one: Path, two: Path) -> float:
+    """Mean cosine (CLIP-I, DINO) of the images of two folders of `generate`, paired by file name."""
     names = sorted(path.relative_to(one) for path in one.glob("prompt_*/img_*.png"))
-    cosines = []
-    for start in range(0, len(names), batch):
-        features = []
-        for place in (one, two):
-            images = torch.stack([load_image(place / name) for name in names[start : start + batch]])
-            features.append(clip.image_features(images.to(clip.mean.device)))
-        cosines.append((features[0] * features[1]).sum(1))
-    return torch.cat(cosines).mean().item()
+    features = [image_features(encoder, [place / name for name in names]) for place in (one, two)]
+    return (features[0] * features[1]).sum(1).mean().item()
+
+
+@torch.no_grad()
+def prompt_similarity(clip: Clip, features: torch.Tensor, prompts: Sequence[str]) -> float:
+    """Mean cosine of images, given by their CLIP features [N, D], and the prompt of each (CLIP-T)."""
+    names = list(dict.fromkeys(prompts))
+    texts = torch.cat([clip.text_features(names[start : start + 64]) for start in range(0, len(names), 64)])
+    place = {name: number for number, name in enumerate(names)}
+    own = texts[torch.tensor([place[prompt] for prompt in prompts], device=texts.device)]
+    return (features * own).sum(1).mean().item()
+
+
+@torch.no_grad()
+def image_features(encoder: Clip | Dino, paths: Iterable[Path], batch: int = 64) -> torch.Tensor:
+    """Features [N, D] of norm 1 of image files of any sizes, on the encoder's device."""
+    images = _batches(map(load_image, paths), batch)
+    return torch.cat([encoder.image_features(each.to(encoder.mean.device)) for each in images])
+
+
+def _batches(images: Iterable[torch.Tensor], size: int) -> Iterator[torch.Tensor]:
+    """Stacks of up to `size` images of one shape; photographs of a megapixel and more come one by one."""
+    held: list[torch.Tensor] = []
+    for image in images:
+        if held and (len(held) == size or image.shape != held[0].shape or image[0].numel() >= 2**20):
+            yield torch.stack(held)
+            held = []
+        held.append(image)
+    if held:
+        yield torch.stack(held)
 
 
 def kid(features: torch.Tensor, reference: torch.Tensor, *, size: int, seed: int, subsets: int = 50):
@@ -41,3 +114,22 @@ def kid(features: torch.Tensor, reference: torch.Tensor, *, size: int, seed: int
         values.append(within[0] + within[1] - 2 * ((x @ y.T + 1) ** 3).mean())
     values = torch.stack(values)
     return values.mean().item(), values.std(unbiased=False).item()
+
+
+def fid(features: torch.Tensor, reference: torch.Tensor) -> float:
+    """Frechet distance of two sets of features [N, D], [M, D] (Heusel et al. 2017), each taken as normally distributed:
+    |m1 - m2|^2 + trace(S1 + S2 - 2 (S1 S2)^(1/2)), with the features times sqrt(D) as in `kid`.
+
+    Not the published FID unless the features are those of its Inception network: values compare only if they were made
+    with the same encoder and as many images. With few images it is too high, and not by the same amount for every
+    model: below D images the covariances cannot even be estimated. `UserError` for fewer than two images.
+    """
+    if min(len(features), len(reference)) < 2:
+        raise UserError(f"FID needs two images at least in each set, not {min(len(features), len(reference))}")
+    one, two = (each.cpu().double() * each.shape[1] ** 0.5 for each in (features, reference))
+    first, second = (torch.atleast_2d(torch.cov(each.T)) for each in (one, two))
+    values, vectors = torch.linalg.eigh(first)
+    root = vectors * values.clamp_min(0).sqrt() @ vectors.T  # (S1 S2)^(1/2) has the trace of (R S2 R)^(1/2), R R = S1
+    overlap = torch.linalg.eigvalsh(root @ second @ root).clamp_min(0).sqrt().sum()
+    between = (one.mean(0) - two.mean(0)).square().sum()
+    return (between + first.trace() + second.trace() - 2 * overlap).item()

@@ -130,10 +130,10 @@ def test_an_audit_says_what_it_is_an_audit_of(audits):
 def test_another_judges_tables_and_figures_do_not_stay(audits, tmp_path):
     folder = tmp_path / "audit"
     shutil.copytree(audits[0], folder)
-    (folder / "tables" / "age.csv").rename(folder / "tables" / "of_another_judge.csv")
+    (folder / "figures" / "mine.png").write_bytes((folder / "figures" / "age_bias.png").read_bytes())
     common = ["--prompts", audits[0].parent / "prompts.txt", "--attributes", "gender", "--images", 3, *SMALL]
     assert call("audit", MINI, *common, "--out", folder) == 0
-    assert {path.stem.partition("_")[0] for path in folder.glob("*/*.[cp][sn][vg]")} == {"gender"}
+    assert {path.stem.partition("_")[0] for path in folder.glob("*/*.[cp][sn][vg]")} == {"gender", "mine"}
 
 
 def test_find_finetune_show(tmp_path, capsys):

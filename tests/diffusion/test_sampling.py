@@ -71,6 +71,16 @@ def test_sample_equals_the_pipeline(tiny_pipe, scheduler, guidance_scale):
     assert len(traj.latents) == len(traj.predictions) == len(traj.timesteps)
 
 
+def test_a_negative_prompt_is_the_pipelines(tiny_pipe):
+    pipe, latents = prepared(tiny_pipe, dtype=torch.float32)
+    how = {"latents": latents, "num_images_per_prompt": 3, "num_inference_steps": 3, "guidance_scale": 3.0}
+    expected = pipe(PROMPT, negative_prompt="a tree at night", output_type="latent", **how).images
+    own = {"steps": 3, "guidance_scale": 3.0, "negative": "a tree at night"}
+    assert torch.allclose(sample(pipe, PROMPT, latents, **own), expected, atol=1e-5)
+    assert torch.allclose(sample(pipe, [PROMPT] * 3, latents, **own), expected, atol=1e-5)
+    assert (sample(pipe, PROMPT, latents, **own | {"negative": ""}) - expected).abs().max() > 1e-3
+
+
 def test_sample_leaves_the_pipelines_scheduler_alone(tiny_pipe):
     pipe, latents = prepared(tiny_pipe)
     first = sample(pipe, PROMPT, latents, steps=3, guidance_scale=3.0)

@@ -149,6 +149,21 @@ def test_a_folder_in_use_is_refused_and_what_it_holds_stays(tiny_pipe, tmp_path:
     generate(pipe, ROWS[:1], folder=folder, **SETTINGS)
 
 
+def test_a_negative_prompt_is_part_of_the_plan(tiny_pipe, tmp_path: Path) -> None:
+    pipe, few = tiny_pipe(), {**SETTINGS, "images": 1}
+    generate(pipe, ROWS[:1], folder=tmp_path / "plain", **few)
+    generate(pipe, ROWS[:1], folder=tmp_path / "negative", negative="a tree at night", **few)
+    assert read_json(tmp_path / "negative" / "generation.json")["negative"] == "a tree at night"
+    plain, negative = (image_path(tmp_path / name, 3, 0).read_bytes() for name in ("plain", "negative"))
+    assert plain != negative
+    for folder, other in (("plain", "a tree at night"), ("negative", ""), ("negative", "a house")):
+        with pytest.raises(UserError, match="its negative was"):
+            generate(pipe, ROWS[:1], folder=tmp_path / folder, negative=other, **few)
+    with pytest.raises(UserError, match="a negative prompt needs a guidance scale above 1, but it is 1"):
+        generate(pipe, ROWS[:1], folder=tmp_path / "x", negative="a tree", **{**few, "guidance_scale": 1.0})
+    assert not (tmp_path / "x").exists()
+
+
 def test_a_folder_with_other_files_is_not_touched(tiny_pipe, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match="did not make"):

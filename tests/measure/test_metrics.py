@@ -17,6 +17,7 @@ from fairnb.measure.metrics import (
     frequencies,
     paired_difference,
     sampling_floor,
+    scores,
     summarise,
     wilson,
     without_confusion,
@@ -237,3 +238,44 @@ def test_joined_attributes_are_counted_by_combination() -> None:
     assert values.tolist() == pytest.approx([bias([0.5, 0.5, 0, 0]), bias([0.75, 0.25, 0, 0])])
     with pytest.raises(UserError, match="attribute 'skin_tone' was not measured"):
         summarise(table, "gender+skin_tone")
+
+
+def test_scores_by_hand() -> None:
+    """Two prompts, 3 of 4 and 2 of 4 men, and one without a face, which is in no mean."""
+    table = scores(records({"a": (3, 1, 0), "b": (2, 2, 1), "c": (0, 0, 2)}), "gender")
+    assert table.index.tolist() == ["bias", "FD", "DR", "diversity", "female", "male"]
+    entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25)) / math.log(2)
+    assert table["mean"].tolist() == pytest.approx([0.25, 0.25 / math.sqrt(2), 0.25, (entropy + 1) / 2, 0.375, 0.625])
+    assert table["std"]["bias"] == pytest.approx(0.5 / math.sqrt(2))
+    assert table.floor["bias"] == sampling_floor(4, 2) and table.floor[["female", "male"]].isna().all()
+    exact = sum(math.comb(4, k) / 16 * abs(k / 2 - 1) for k in range(5))  # E of the bias of four faces
+    assert table.floor["DR"] == pytest.approx(exact, abs=0.02)
+    assert table.floor["FD"] == pytest.approx(exact / math.sqrt(2), abs=0.015)
+    assert (table.low <= table["mean"]).all() and (table["mean"] <= table.high).all()
+
+
+def test_scores_to_a_target() -> None:
+    table = scores(records({"a": (1, 3, 0), "b": (0, 4, 0)}), "gender", target=[0.75, 0.25])
+    assert table["mean"]["FD"] == pytest.approx(0.25 * math.sqrt(2) / 2)
+    assert table["mean"]["DR"] == pytest.approx(0.75)
+    shares = np.random.default_rng(1).multinomial(4, [0.75, 0.25], 100_000) / 4
+    assert table.floor["FD"] == pytest.approx(fairness_discrepancy(shares, [0.75, 0.25]).mean(), abs=0.01)
+    with pytest.raises(UserError, match="not 2 numbers that sum to 1"):
+        scores(records({"a": (1, 3, 0)}), "gender", target=[1.0])
+
+
+def test_scores_of_one_prompt_have_the_interval_of_its_images() -> None:
+    seen = records({"a": (30, 2, 0)})
+    table, whole = scores(seen, "gender"), bias_by_prompt(seen, "gender").iloc[0]
+    assert table.low["bias"] == whole.low and table.high["bias"] == whole.high
+    assert table.low["DR"] == pytest.approx(whole.low) and table.high["FD"] == pytest.approx(whole.high / math.sqrt(2))
+    assert (table.low["male"], table.high["male"]) == pytest.approx(wilson(30, 32))
+    assert table.low["diversity"] <= table["mean"]["diversity"] <= table.high["diversity"] < 1
+    assert scores(records({"a": (0, 0, 2)}), "gender").isna().all(axis=None)
+
+
+def test_scores_count_the_classes_of_the_attribute_not_those_observed() -> None:
+    seen = records({"a": (2, 2, 0), "b": (2, 2, 0)}).assign(age="young")
+    joint = scores(seen, "gender+age")["mean"]
+    assert joint["bias"] == pytest.approx(1 / 3) and joint["diversity"] == pytest.approx(0.5)
+    assert joint["DR"] == pytest.approx(1 / 3) and joint["female young"] == 0.5 and joint["male old"] == 0

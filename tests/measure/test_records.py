@@ -15,6 +15,7 @@ from fairnb.files import read_json, require, root, write_atomically, write_json
 from fairnb.measure.ffd_results import read_ffd_records, read_test_results, write_test_results
 from fairnb.measure.metrics import bias_by_prompt
 from fairnb.measure.provenance import provenance
+from fairnb.measure.record_files import left_out, load_records, save_records
 from fairnb.measure.records import attributes_of, read_records, write_records
 from fairnb.profiles import load_profile
 
@@ -224,3 +225,54 @@ def test_other_pickles_are_refused(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(UserError, match="x.pkl"):
             read_test_results(path)
+
+
+def test_records_are_read_in_every_form_by_their_content(tmp_path: Path) -> None:
+    odd = table().assign(prompt=["None"] * 2 + ["NA, 'null'\nand \u00e4"] * 2, occupation=None)
+    for name in ("r.parquet", "r.csv", "R.CSV", "again.csv"):
+        again = load_records(save_records(odd, tmp_path / name))
+        pd.testing.assert_frame_equal(
+            again.drop(columns="occupation"), odd.drop(columns="occupation"), check_dtype=False
+        )
+        assert again.occupation.isna().all() and again.face.dtype == bool
+    for name, other in (("r.csv", "a.parquet"), ("r.parquet", "b.csv")):
+        (tmp_path / other).write_bytes((tmp_path / name).read_bytes())
+        assert load_records(tmp_path / other).equals(load_records(tmp_path / name))
+    ffd = load_records(save_records(table(), tmp_path / "test_results.pkl"))
+    assert ffd.gender.tolist()[:3] == ["male", "female", "female"] and ffd.prompt_id.tolist() == [0, 0, 4, 4]
+    save_records(table(), tmp_path / "audit" / "records.parquet")
+    assert load_records(tmp_path / "audit").equals(load_records(tmp_path / "audit" / "records.parquet"))
+
+
+def test_what_a_form_cannot_hold_is_named(tmp_path: Path) -> None:
+    tones = dict.fromkeys([f"skin_tone_{name}" for name in ("light", "medium", "brown", "dark")], 0.25)
+    both = table().assign(skin_tone=["light", "dark", "dark", None], **tones)
+    assert left_out(both, "x.pkl") == ["skin_tone"] and left_out(both, "x.csv") == []
+    alone = both.drop(columns=["gender", "gender_female", "gender_male"])
+    with pytest.raises(UserError, match="x.pkl: FFD's form holds gender, race, age, none of which was measured"):
+        save_records(alone, tmp_path / "x.pkl")
+    with pytest.raises(UserError, match=r"x.txt has no form of records: name a file that ends in .parquet, .csv, .pkl"):
+        save_records(both, tmp_path / "x.txt")
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "cannot be read as CSV"),
+        (b"a,b\n1,2\n", "column 'prompt_id' is missing"),
+        (b'a,b\n"1,2\n', "cannot be read as CSV"),
+        (b"\xff\xfe\x00x", "cannot be read as CSV"),
+        (b"PAR1 and no more", "cannot be read"),
+        (b"\x80\x04N.", "is not FFD's test_results.pkl"),
+    ],
+)
+def test_what_is_no_file_of_records_is_said(tmp_path: Path, content: bytes, says: str) -> None:
+    path = tmp_path / "r.csv"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=says):
+        load_records(path)
+    with pytest.raises(UserError, match="holds no records.parquet"):
+        load_records(tmp_path)
+    with pytest.raises(UserError, match="none.csv cannot be read"):
+        load_records(tmp_path / "none.csv")
