@@ -302,9 +302,7 @@ class Profile(_Section):
             try:
                 self.finetune_of(name)
             except ValidationError as error:
-                raise ValueError(
-                    f"experiments.{name}.finetune: {explain_invalid(error.errors()[0], valid_keys(), RENAMED)}"
-                ) from error
+                raise ValueError(f"experiments.{name}.finetune: {_explain(error)}") from error
         return self
 
     def finetune_of(self, name: str) -> Finetune:
@@ -333,7 +331,7 @@ def load_profile(profile: str | Path | dict, overrides: dict[str, Any] | None = 
     try:
         return Profile.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{source}: {explain_invalid(error.errors()[0], valid_keys(), RENAMED)}") from error
+        raise UserError(f"{source}: {_explain(error)}") from error
 
 
 def _absolute(key: str, value: Any, folder: Path) -> Any:
@@ -382,6 +380,10 @@ def _put(values: dict, keys: list[str], value: Any, source: str) -> None:
         if not isinstance(values, dict):
             raise UserError(f"{source}: override '{'.'.join(keys)}' goes into '{key}', which is a single value")
     values[keys[-1]] = value
+
+
+def _explain(error: ValidationError) -> str:
+    return explain_invalid(error.errors()[0], valid_keys(), RENAMED)
 
 
 def valid_keys() -> list[str]:
