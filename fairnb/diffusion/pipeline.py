@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 
 from fairnb.diffusion.kinds import check_pipeline, check_scheduler_class
 from fairnb.errors import UserError
+from fairnb.files import SHIPPED, resolve
 
 SLICED = 512  # images of this side are decoded one by one: a batch would need more memory than the U-Net
 WEIGHTS = re.compile(r"diffusion_pytorch_model(?:-\d+-of-\d+)?(?:\.(\w+))?(?:-\d+-of-\d+)?\.(?:safetensors|bin)")
@@ -149,7 +150,8 @@ def explain_missing(what: str, model: str | Path, error: Exception | None = None
     """Explain in one sentence why a folder or hub id could not be loaded, and what to do."""
     known = MEMORY if Path(model).exists() else MEMORY | HUB
     if not Path(model).exists() and not may_be_hub_id(model):
-        return f"no {what} at {model}: give a folder or a hub id such as owner/name"
+        ours = f"; that of the package is {SHIPPED}{model}" if resolve(f"{SHIPPED}{model}").exists() else ""
+        return f"no {what} at {model}: give a folder or a hub id such as owner/name{ours}"
     causes = list(_causes(error))
     for kind, explanation in known.items():
         if found := next((cause for cause in causes if isinstance(cause, kind)), None):

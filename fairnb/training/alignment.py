@@ -31,6 +31,7 @@ from diffusers import StableDiffusionPipeline
 from fairnb.adapters.protocol import Adapter, adapter_identity
 from fairnb.diffusion.fingerprint import model_identity
 from fairnb.diffusion.gradients import adjusted_backward, sample_with_gradient, trajectory
+from fairnb.diffusion.kinds import check_adjusted
 from fairnb.diffusion.sampling import decode, noise, sample
 from fairnb.errors import UserError
 from fairnb.identity import hashed
@@ -128,7 +129,9 @@ class AlignmentRun:
 
     def check_shares(self) -> None:
         """Raise `UserError` if the guide lacks an attribute, an update has fewer images than combinations of classes,
-        or its gradient wants more denoising steps than there are."""
+        or its gradient does not fit the scheduler or wants more denoising steps than there are."""
+        if self.settings.gradient == "adjusted":
+            check_adjusted(self.pipe.scheduler)
         steps, used = min(self.settings.steps or [self.sampling.steps]), self.settings.gradient_steps or 0
         if used > steps:
             raise UserError(f"finetune.gradient_steps = {used} exceeds the {steps} denoising steps: use 1 to {steps}")

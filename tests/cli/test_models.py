@@ -192,6 +192,7 @@ def test_the_readmes_recipe_loads_a_patch_without_fairnb(monkeypatch):
     ("arguments", "says"),
     [
         (["audit", "nowhere", "--out", "o"], "no model at nowhere"),
+        (["audit", "data/mini-sd", "--out", "o"], "that of the package is fairnb:data/mini-sd"),
         (["audit", MINI, "--attributes", "race", "--out", "o"], "the judge does not know 'race'"),
         (["audit", MINI, "--attributes", "hair", "--out", "o"], "unknown attribute 'hair'"),
         (["audit", MINI, "--prompts", "none.txt", "--out", "o"], "none.txt cannot be read"),

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from accelerate import Accelerator
+from diffusers import HeunDiscreteScheduler
 from safetensors.torch import load_file
 from transformers import Dinov2Config, Dinov2Model
 
@@ -152,6 +153,18 @@ def gender_alignment(pipe, vision):
     P = load_profile("smoke", {"device": "cpu"})
     adapter = BiasNeurons(pipe.unet, {"conv_out.weight": torch.arange(200)})
     return AlignmentRun(pipe, adapter, vision, {"gender": [0.5, 0.5]}, P.finetune, P.sampling, seed=0)
+
+
+def test_what_the_gradient_cannot_do_is_said_before_anything_is_drawn(mini, vision, tmp_path):
+    run_ = gender_alignment(mini, vision)
+    run_.settings = run_.settings.model_copy(update={"gradient_steps": 5})
+    with pytest.raises(UserError, match="finetune.gradient_steps = 5 exceeds the 4 denoising steps: use 1 to 4"):
+        run_.train([PILOT], [], tmp_path / "new")
+    run_.settings = run_.settings.model_copy(update={"gradient_steps": 1})
+    mini.scheduler = HeunDiscreteScheduler.from_config(mini.scheduler.config)
+    with pytest.raises(UserError, match="gradient adjusted is not defined for HeunDiscreteScheduler"):
+        run_.train([PILOT], [], tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_an_update_in_smaller_batches_has_the_same_gradient(mini, vision):
