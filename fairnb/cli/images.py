@@ -64,6 +64,9 @@ def measure(
     settings = load_profile(profile)
     device = pick_device(settings.device)
     records = judge_images(folder, load_detector(device), load_classifier(settings.judge, device))
+    if skipped := records.attrs["skipped"]:
+        kinds = ", ".join(f"{number} {kind}" for kind, number in skipped.items())
+        typer.echo(f"skipped what is no picture: {kinds}\n")
     for attribute in attributes_of(records):
         typer.echo(table_of(records, attribute.name) + "\n")
     if out:

@@ -5,22 +5,26 @@ from pathlib import Path
 import torch
 
 from fairnb.errors import UserError
-from fairnb.measure.images import load_image
+from fairnb.measure.folders import image_batches, picture_rows
 from fairnb.vision.encoders import Clip
 
 
 @torch.no_grad()
 def mean_image_similarity(clip: Clip, one: Path, two: Path, batch: int = 64) -> float:
-    """Mean cosine (CLIP-I) of the images of two folders of `generate`, paired by file name."""
-    names = sorted(path.relative_to(one) for path in one.glob("prompt_*/img_*.png"))
-    cosines = []
-    for start in range(0, len(names), batch):
-        features = []
-        for place in (one, two):
-            images = torch.stack([load_image(place / name) for name in names[start : start + batch]])
-            features.append(clip.image_features(images.to(clip.mean.device)))
-        cosines.append((features[0] * features[1]).sum(1))
-    return torch.cat(cosines).mean().item()
+    """Mean cosine (CLIP-I) of the images of two folders (see `folders.picture_rows`), paired by prompt and number."""
+    features = []
+    for folder in (one, two):
+        rows, found = picture_rows(folder)[0], {}
+        for some, images in image_batches(folder, rows, batch):
+            keys = [(row["prompt_id"], row["image"]) for row in some]
+            found |= zip(keys, clip.image_features(images.to(clip.mean.device)), strict=True)
+        features.append(found)
+    if lone := features[0].keys() ^ features[1].keys():
+        prompt_id, image = min(lone)
+        raise UserError(
+            f"image {image} of prompt {prompt_id} is in one of {one} and {two} only: generate as many of both"
+        )
+    return torch.stack([(features[0][key] * features[1][key]).sum() for key in features[0]]).mean().item()
 
 
 def kid(features: torch.Tensor, reference: torch.Tensor, *, size: int, seed: int, subsets: int = 50):
