@@ -121,6 +121,9 @@ def measure(
         records = judge_images(folder, load_detector(device), judge)
         accuracy, sources = judge.accuracy, [source.model for source in settings.judge]
         seen_by = classifier_hash(judge)
+        if skipped := records.attrs["skipped"]:
+            kinds = ", ".join(f"{number} {kind}" for kind, number in skipped.items())
+            typer.echo(f"skipped what is no picture: {kinds}\n")
     names = [about.name for about in attributes_of(records)]
     for name in names:
         typer.echo(table_of(records, name) + "\n")

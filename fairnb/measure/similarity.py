@@ -2,16 +2,15 @@
 are (KID, FID)."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
 import torch
 
 from fairnb.errors import UserError
+from fairnb.measure.folders import picture_rows
 from fairnb.measure.generate import PLAN
-from fairnb.measure.images import load_image
-from fairnb.measure.judge import image_rows
 from fairnb.vision.encoders import Clip, Dino
 
 
@@ -23,7 +22,7 @@ def image_set(folder: str | Path, prompts: Sequence[str] | None = None) -> pd.Da
     """
     folder = Path(folder)
     folder = folder / "images" if (folder / "images" / PLAN).is_file() else folder
-    table = pd.DataFrame(image_rows(folder))
+    table = pd.DataFrame(picture_rows(folder)[0])
     table["file"] = [folder / path for path in table.path]
     table["name"] = [Path(path).with_suffix("").as_posix() for path in table.path]
     if not (folder / PLAN).is_file():
@@ -80,20 +79,8 @@ def prompt_similarity(clip: Clip, features: torch.Tensor, prompts: Sequence[str]
 @torch.no_grad()
 def image_features(encoder: Clip | Dino, paths: Iterable[Path], batch: int = 64) -> torch.Tensor:
     """Features [N, D] of norm 1 of image files of any sizes, on the encoder's device."""
-    images = _batches(map(load_image, paths), batch)
-    return torch.cat([encoder.image_features(each.to(encoder.mean.device)) for each in images])
-
-
-def _batches(images: Iterable[torch.Tensor], size: int) -> Iterator[torch.Tensor]:
-    """Stacks of up to `size` images of one shape; photographs of a megapixel and more come one by one."""
-    held: list[torch.Tensor] = []
-    for image in images:
-        if held and (len(held) == size or image.shape != held[0].shape or image[0].numel() >= 2**20):
-            yield torch.stack(held)
-            held = []
-        held.append(image)
-    if held:
-        yield torch.stack(held)
+    batches = image_batches(Path(), ({"path": path} for path in paths), batch)
+    return torch.cat([encoder.image_features(images.to(encoder.mean.device)) for _, images in batches])
 
 
 def kid(features: torch.Tensor, reference: torch.Tensor, *, size: int, seed: int, subsets: int = 50):
