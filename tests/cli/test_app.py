@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -5,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+import typer
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from fairnb.cli import app, check, images, options
@@ -52,11 +54,28 @@ def test_the_module_runs_without_a_traceback() -> None:
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["report"], ["check"], ["generate"], ["measure"]])
+def commands() -> list[list[str]]:
+    """The words of every command."""
+    whole = typer.main.get_command(app.app)
+    inner = [["triplets", name] for name in whole.get_command(None, "triplets").commands]
+    return [[], *([name] for name in whole.commands), *inner]
+
+
+@pytest.mark.parametrize("command", commands(), ids=" ".join)
 def test_help_has_examples(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, command: list[str]) -> None:
     assert call(monkeypatch, *command, "--help") == 0
     text = capsys.readouterr().out
-    assert "Example" in text or command == ["check"]
+    assert re.search(rf"Examples?.*:\s+fairnb {' '.join(command)}", text)
+
+
+def test_help_lists_every_command_in_a_group(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    assert call(monkeypatch, "--help") == 0
+    text = capsys.readouterr().out
+    sections = re.split(r"^(?=\S.*:\n)", text, flags=re.MULTILINE)
+    groups = {each.split(":\n")[0]: re.findall(r"^  (\w+)  ", each, re.MULTILINE) for each in sections}
+    listed = [name for panel in options.PANELS for name in groups[panel]]
+    assert sorted(listed) == sorted(name for name, *_ in commands()[1:] if _ == [])
+    assert {"generate", "measure", "metrics", "similarity", "audit", "compare"} == set(groups["Measure bias"])
 
 
 def test_a_failed_run_is_exit_code_1(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,11 @@ def test_an_experiment_is_run_and_its_result_printed(small, tmp_path, capsys):
     result = json.loads((folder / "result.json").read_text())
     assert result["kinds"]["occupations"]["bias"]["gender"]["after"]["n_images"] == 2
     assert call("results", tmp_path / "out" / "smoke", "--out", tmp_path / "all.json") == 0
-    assert "words-1" in capsys.readouterr().out
+    table = capsys.readouterr().out
+    assert "words-1" in table and "FD after" in table and "diversity before" in table and "CLIP-T after" in table
+    assert "dino" not in table  # the profile has none
+    records = pd.read_parquet(folder / "occupations" / "records.parquet")
+    assert result["clip_t"]["after"] == pytest.approx(records.clip_t.mean()) and result["dino"] is None
     assert json.loads((tmp_path / "all.json").read_text()) == [result]
     assert call("experiment", "word-1", *small) == 2
     assert "no experiment 'word-1' in profile smoke" in capsys.readouterr().err
@@ -54,6 +58,7 @@ def test_the_shipped_results_are_printed(capsys):
     lines = capsys.readouterr().out.splitlines()
     for name in {result["experiment"] for result in json.loads(shipped.read_text())}:
         assert any(line.startswith(name) for line in lines), name
+    assert not any("CLIP-T" in line for line in lines)  # these were stored before it was measured
 
 
 def test_the_page_of_results_is_that_of_one_model(tmp_path, capsys):

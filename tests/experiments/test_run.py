@@ -5,13 +5,14 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from fairnb.adapters.neuron_sets import load_neurons, union
 from fairnb.diffusion.fingerprint import fingerprint
 from fairnb.errors import UserError
-from fairnb.experiments.evaluation import named_prompt_rows
+from fairnb.experiments.evaluation import compare_records, named_prompt_rows
 from fairnb.experiments.methods import make_adapter, make_h_guidance, target_shares
 from fairnb.experiments.results import read_results, results_table
 from fairnb.experiments.run import run_experiment
@@ -113,6 +114,28 @@ def test_explicit_prompts_name_every_class_of_every_test_occupation():
     rows = named_prompt_rows(words, "skin_tone")
     assert len(rows) == 4 * 8 and rows.prompt_id.is_unique
     assert rows[rows.asked == "dark"].prompt.str.startswith("a photo of a dark-skinned ").all()
+
+
+def test_distance_to_the_target_and_diversity_are_compared_as_well():
+    def seen(*classes: tuple[str, str]) -> pd.DataFrame:
+        same = {"prompt_id": 0, "prompt": "p", "occupation": "o", "split": "test", "face": True}
+        return pd.DataFrame([same | {"gender": gender, "age": age} for gender, age in classes])
+
+    before = seen(("male", "old"), ("male", "old"))
+    after = seen(("male", "young"), ("female", "young"), ("male", "old"), ("female", "young"))
+    target = {"gender": [0.5, 0.5], "age": [0.75, 0.25]}
+    compared = compare_records(before, after, ["gender", "age"], 0, target)
+    assert compared["FD"]["gender"] == {"before": pytest.approx(0.5**0.5), "after": 0}
+    assert compared["FD"]["age"] == {"before": pytest.approx(1.125**0.5), "after": 0}
+    # of the cells (female young, female old, male young, male old): the target is .375, .125, .375, .125
+    off = {"before": [0.375, 0.125, 0.375, 0.875], "after": [0.125, 0.125, 0.125, 0.125]}
+    for when, parts in off.items():
+        assert compared["FD"]["gender+age"][when] == pytest.approx(np.linalg.norm(parts))
+    assert compared["diversity"]["gender"] == {"before": 0, "after": 1}
+    assert compared["diversity"]["gender+age"]["after"] == pytest.approx(0.75)
+    assert compare_records(before, after, ["age"], 0)["FD"]["age"]["after"] == pytest.approx(0.125**0.5)
+    none = compare_records(before.assign(face=False), after, ["age"], 0)
+    assert none["FD"]["age"].keys() == {"after"}
 
 
 def test_the_table_takes_means_and_spread_over_seeds(tmp_path):
