@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from fairnb.errors import UserError
-from fairnb.measure.folders import picture_rows
+from fairnb.measure.folders import image_batches, picture_rows
 from fairnb.measure.generate import PLAN
 from fairnb.vision.encoders import Clip, Dino
 
