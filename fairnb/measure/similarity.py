@@ -60,9 +60,17 @@ def paired(one: pd.DataFrame, two: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
 @torch.no_grad()
 def mean_image_similarity(encoder: Clip | Dino, one: Path, two: Path) -> float:
-    """Mean cosine (CLIP-I, DINO) of the images of two folders of `generate`, paired by file name."""
-    names = sorted(path.relative_to(one) for path in one.glob("prompt_*/img_*.png"))
-    features = [image_features(encoder, [place / name for name in names]) for place in (one, two)]
+    """Mean cosine (CLIP-I, DINO) of the images of two folders (see `picture_rows`), paired by prompt and number."""
+    files = [
+        {(row["prompt_id"], row["image"]): folder / row["path"] for row in picture_rows(folder)[0]}
+        for folder in (one, two)
+    ]
+    if lone := files[0].keys() ^ files[1].keys():
+        prompt_id, image = min(lone)
+        raise UserError(
+            f"image {image} of prompt {prompt_id} is in one of {one} and {two} only: generate as many of both"
+        )
+    features = [image_features(encoder, [paths[key] for key in files[0]]) for paths in files]
     return (features[0] * features[1]).sum(1).mean().item()
 
 
