@@ -1,7 +1,7 @@
 """Commands about images: generate them, measure who is in them, audit a model, compare two audits."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -39,6 +39,7 @@ def generate(
     ] = None,
     patch: PatchOption = None,
     strength: StrengthOption = 1.0,
+    form: Annotated[Literal["png", "jpg"], typer.Option(help="Of the files; png is lossless.")] = "png",
 ) -> None:
     """Generate images, with or without a patch; a killed call resumes. Steps, guidance and dtype are the profile's.
 
@@ -65,7 +66,7 @@ def generate(
         raise UserError(f"--negative would get the prefix tokens of {patch}, too: leave one of the two out")
     _say_overlong(pipe, [*(row["prompt"] for row in rows), negative])
     seed = settings.seed if seed is None else seed
-    how = settings.sampling.model_dump() | {"images": images, "seed": seed, "negative": negative}
+    how = settings.sampling.model_dump() | {"images": images, "seed": seed, "negative": negative, "form": form}
     generate_images(pipe, rows, folder=out, **how)
     if processes().is_main_process:
         typer.echo(f"{images * len(rows)} images in {out}: now try fairnb measure {out}")

@@ -77,7 +77,7 @@ def _planned(folder: Path, place: Path) -> list[dict]:
     plan, rows = read_json(place / PLAN), []
     for row in plan["prompts"]:
         for index in range(plan["images"]):
-            path = image_path(place, row["prompt_id"], index)
+            path = image_path(place, row["prompt_id"], index, plan.get("form", "png"))
             if not path.is_file():
                 raise UserError(f"{path} is missing: the generation was not finished, run it again")
             rows.append({**row, "image": index, "seed": plan["seed"], "path": path.relative_to(folder).as_posix()})

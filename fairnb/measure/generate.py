@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 import torch
@@ -33,10 +34,12 @@ def generate(
     guidance_scale: float,
     batch: int,
     negative: str = "",
+    form: Literal["png", "jpg"] = "png",
     replace: bool = False,
     progress: bool = True,
 ) -> Path:
-    """Write `images` images of each prompt to folder/prompt_<id>/img_<j>.png (8 bit, lossless); return the folder.
+    """Write `images` images of each prompt to folder/prompt_<id>/img_<j>.png (8 bit, lossless), or .jpg if that is the
+    `form` (as FFD has it); return the folder.
 
     `prompts`: rows with prompt_id, prompt, occupation and split (`prompts.sets.prompt_rows`), optionally with `words`,
     the attribute words of each image (`draw_words`). Whole files are kept; empty or truncated ones are generated again,
@@ -54,6 +57,7 @@ def generate(
         "guidance_scale": guidance_scale,
         "batch": batch,
         "negative": negative,
+        "form": form,
         "model": model_identity(pipe),
     }
     if negative and guidance_scale <= 1:
@@ -81,7 +85,7 @@ def _draw(pipe: StableDiffusionPipeline, folder: Path, plan: dict, progress: boo
     work = [(row, list(range(start, min(start + batch, images)))) for row in plan["prompts"] for start in starts]
     mine = work[state.process_index :: state.num_processes]
     for row, indices in tqdm(mine, desc="generate", unit="batch", disable=not (progress and state.is_main_process)):
-        paths = [image_path(folder, row["prompt_id"], index) for index in indices]
+        paths = [image_path(folder, row["prompt_id"], index, plan["form"]) for index in indices]
         if missing := [number for number, path in enumerate(paths) if not is_whole_image(path)]:
             latents = noise(pipe, row["prompt"], indices, seed)
             prompt = row["prompt"]
@@ -115,7 +119,7 @@ def _claim(folder: Path, plan: dict, replace: bool) -> None:
             return
         if not replace:
             refuse_another(there, plan, str(folder), "delete it or choose another folder")
-        for path in folder.glob("prompt_*/img_*.png"):
+        for path in folder.glob(f"prompt_*/img_*.{there.get('form', 'png')}"):
             path.unlink()
         for path in folder.glob("prompt_*"):
             if path.is_dir() and not any(path.iterdir()):

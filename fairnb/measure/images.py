@@ -14,17 +14,19 @@ from fairnb.files import write_atomically
 LONGEST = 2048  # pixels of a side: as sharp as faces need, and 12 photographs of 12 megapixels take no 4 GB
 
 
-def image_path(folder: str | Path, prompt_id: int, index: int) -> Path:
-    """Where `generate` puts an image."""
-    return Path(folder) / f"prompt_{prompt_id}" / f"img_{index}.png"
+def image_path(folder: str | Path, prompt_id: int, index: int, form: str = "png") -> Path:
+    """Where `generate` puts an image; `form` is png or jpg."""
+    return Path(folder) / f"prompt_{prompt_id}" / f"img_{index}.{form}"
 
 
 def save_image(image: torch.Tensor, path: str | Path) -> Path:
-    """Write one image [3, H, W] in [-1, 1] as PNG; `UserError` for one that is not finite (a diverged model)."""
+    """Write one image [3, H, W] in [-1, 1] as PNG, or as JPEG to a .jpg; `UserError` for one that is not finite (a
+    diverged model)."""
     if not torch.isfinite(image).all():
         raise UserError(f"the model drew NaN for {path}: its weights or its patch are damaged")
     array = ((image.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-    return write_atomically(path, lambda temporary: Image.fromarray(array).save(temporary, format="PNG"))
+    how = {"format": "JPEG", "quality": 95, "subsampling": 0} if Path(path).suffix == ".jpg" else {"format": "PNG"}
+    return write_atomically(path, lambda temporary: Image.fromarray(array).save(temporary, **how))
 
 
 def load_image(path: str | Path, longest: int = LONGEST) -> torch.Tensor:
@@ -83,7 +85,7 @@ def _in_rgb(picture: Image.Image, path: str | Path) -> Image.Image:
 
 
 def is_whole_image(path: Path) -> bool:
-    """Is this a PNG down to its last chunk? A file cut off while it was copied or synced fails."""
+    """Is this an image down to its last byte? A file cut off while it was copied or synced fails."""
     try:
         with Image.open(path) as picture:
             picture.load()

@@ -204,6 +204,23 @@ def test_png_is_lossless(tmp_path: Path) -> None:
     assert torch.equal(load_image(save_image(levels, tmp_path / "x.png")), levels)
 
 
+def test_jpg_is_written_resumed_replaced_and_judged(tiny_pipe, tmp_path: Path, judge: Classifier) -> None:
+    pipe, jpg = tiny_pipe(), SETTINGS | {"form": "jpg"}
+    generate(pipe, ROWS, folder=tmp_path / "a", **jpg)
+    whole = files(tmp_path / "a")
+    assert sorted(whole)[1:4] == [f"prompt_3/img_{index}.jpg" for index in range(3)]
+    assert whole["prompt_3/img_0.jpg"][:3] == b"\xff\xd8\xff"
+    image_path(tmp_path / "a", 5, 1, "jpg").write_bytes(whole["prompt_5/img_1.jpg"][:300])
+    generate(pipe, ROWS, folder=tmp_path / "a", **jpg)
+    assert files(tmp_path / "a") == whole
+    generate(pipe, ROWS, folder=tmp_path / "b", **SETTINGS)
+    one, two = (load_image(image_path(tmp_path / name, 3, 0, form)) for name, form in (("a", "jpg"), ("b", "png")))
+    assert 0 < (one - two).abs().mean() < 0.05
+    assert set(judge_images(tmp_path / "a", Detector(), judge).path) == {name for name in whole if "img" in name}
+    generate(pipe, ROWS[:1], folder=tmp_path / "a", replace=True, **SETTINGS)
+    assert set(files(tmp_path / "a")) == {"generation.json", *(f"prompt_3/img_{index}.png" for index in range(3))}
+
+
 def test_each_picture_may_have_words_of_its_own(tiny_pipe, tmp_path: Path) -> None:
     pipe, row = tiny_pipe(), {**ROWS[0], "words": ["male", "female", "male"]}
     generate(pipe, [row], folder=tmp_path, **SETTINGS)
