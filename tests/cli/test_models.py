@@ -212,7 +212,7 @@ def test_a_guidance_from_prompts(tmp_path, capsys):
     prompts["occupations"]["train"] = ["person", "gardener"]
     (tmp_path / "few.json").write_text(json.dumps(prompts))
     out = tmp_path / "gender.safetensors"
-    few = ["--set", f"prompts={tmp_path / 'few.json'}", "--images", "20"]
+    few = ["--set", f"prompts={tmp_path / 'few.json'}", "--images", "10"]
     small = [*few, "--out", out, *SMALL[:4], "--set", "sampling.steps=4"]
     shares = ["--attribute", "gender,age", "--share", "0.5,0.5", "--share", "0.75,0.25", "--mode", "distribution"]
     assert call("guide", MINI, *shares, "--both", "--raw", *small) == 0
