@@ -147,6 +147,8 @@ class HGuidanceSettings(_Section):
     mode: Literal["distribution", "sample", "assigned"] = "distribution"  # see `adapters.h_guidance`
     divergence: Literal["kl", "chi2"] = "kl"
     strength: NotNegative = 100.0  # in logits
+    raw: bool = False  # strength multiplies the gradient itself, as published, and so depends on the classifier
+    both: bool = False  # guide the empty prompt's half of classifier-free guidance, too, as published
     reliable: NotNegative = 0.9  # steps whose classifier ranks a smaller share of image pairs correctly are not guided
 
 

@@ -6,9 +6,9 @@ classifiers (`h_classifiers`), so that the batch reaches the target shares, or e
     h <- h - strength * N / |W|^2 * gradient of the loss with respect to h
 
 Four things differ from the paper. The factor N / |W|^2 expresses strength in logits per image, independent of the batch
-size N, the width of h and the scale of the weights W. Only h of the prompt moves, not that of the empty prompt. A step
-whose classifier is not reliable is skipped. And any scheduler and number of steps work, since a step uses the
-classifier of the nearest timestep.
+size N, the width of h and the scale of the weights W; `raw` leaves it out. Only h of the prompt moves, not that of the
+empty prompt; with `both` they move as one batch. A step whose classifier is not reliable is skipped; `reliable` 0 skips
+none. And any scheduler and number of steps work, since a step uses the classifier of the nearest timestep.
 """
 
 import hashlib
@@ -39,13 +39,15 @@ class HGuidance:
     """Guided sampling, applied to a pipeline like any adapter; plain diffusers and `sampling.sample` then use it.
 
     `shares` maps each attribute to its target shares [K]. Mode "distribution" moves the mean probabilities of a batch
-    towards them, by the divergence "kl" or "chi2" (the paper's). Mode "sample" moves every image (a share of 1 moves
-    all to one class). Mode "assigned", ours, assigns each image of a batch a class at the first reliable step, changing
-    as few images as possible (`measure.targets`), and moves each to its own. The images of one call form a batch.
+    towards them, by the divergence "kl" or "chi2" (the paper's). Mode "sample" pushes every image to the one class with
+    share 1, each by as much, also one that shows it already (the paper's on Stable Diffusion). Mode "assigned", ours,
+    assigns each image of a batch a class at the first reliable step, changing as few images as possible
+    (`measure.targets`), and moves each to its own. The images of one call form a batch.
 
-    Steps whose classifier has a reliability below `reliable` are skipped. `UserError` for an attribute without
-    classifier, shares that are no distribution, a batch of one image where shares are wanted, and a strength that makes
-    h infinite.
+    Steps whose classifier has a reliability below `reliable` are skipped. With `both` the empty prompt's half of
+    classifier-free guidance counts and moves, too; with `raw` the strength multiplies the gradient itself. `UserError`
+    for an attribute without classifier, shares that are no distribution or do not fit the mode, a batch of one image
+    where shares are wanted, and a strength that makes h infinite.
     """
 
     acts_from = 0
@@ -59,10 +61,13 @@ class HGuidance:
         mode: str = "distribution",
         divergence: str = "kl",
         reliable: float = 0.9,
+        both: bool = False,
+        raw: bool = False,
     ):
         for value, known in ((mode, MODES), (divergence, DIVERGENCES)):
             if value not in known:
                 raise UserError(f"guidance knows no '{value}': use {', '.join(known)}")
+        check_mode(mode, shares, both)
         self.shares = {name: torch.as_tensor(np.asarray(each), dtype=torch.float32) for name, each in shares.items()}
         self.classifiers = {name: _of(classifiers, name) for name in shares}
         for name, each in self.shares.items():
@@ -77,6 +82,7 @@ class HGuidance:
                     f"lower reliable or train it on more pictures"
                 )
         self.strength, self.mode, self.divergence, self.reliable = strength, mode, divergence, reliable
+        self.both, self.raw = both, raw
         self.metadata: dict = {}
         self._hooks: list[RemovableHandle] = []
 
@@ -94,8 +100,9 @@ class HGuidance:
 
         def move(output: torch.Tensor, call: UNetCall) -> torch.Tensor:
             nonlocal last
-            h = output[call.prompt]
-            if self.mode != "sample" and len(h) == 1:
+            rows = slice(None) if self.both else call.prompt
+            h = output[rows]
+            if self.mode != "sample" and len(output[call.prompt]) == 1:
                 raise UserError("a batch of one picture has no shares: draw several at once, or use mode sample")
             if call.timestep > last:  # a new batch
                 chosen.clear()
@@ -112,7 +119,7 @@ class HGuidance:
                     if name not in chosen:
                         chosen[name] = self._wanted(name, at, h)
                     divergence = self.divergence if self.mode == "distribution" else None
-                    step += direction(classifier, at, h, chosen[name], divergence)
+                    step += direction(classifier, at, h, chosen[name], divergence, raw=self.raw)
             moved = (h.float() - strength * self.strength * step).to(h.dtype)
             if not moved.isfinite().all():
                 raise UserError(
@@ -120,7 +127,7 @@ class HGuidance:
                     f"{call.timestep:.0f}: lower it"
                 )
             output = output.clone()
-            output[call.prompt] = moved
+            output[rows] = moved
             return output
 
         self._hooks = on_h(pipe, move)
@@ -156,6 +163,8 @@ class HGuidance:
             "mode": self.mode,
             "divergence": self.divergence,
             "reliable": self.reliable,
+            "both": self.both,
+            "raw": self.raw,
         }
 
     def _digest(self) -> str:
@@ -165,13 +174,22 @@ class HGuidance:
         return digest.hexdigest()[:16]
 
     def _wanted(self, name: str, at: int, h: torch.Tensor) -> torch.Tensor:
-        """The goal of a batch with this h: shares [K], shares of each image [N, K], or a class for each image [N]."""
+        """The goal of a batch with this h: shares [K], or a class for each image [N]."""
         shares = self.shares[name].to(h.device)
         if self.mode != "assigned":
-            return shares if self.mode == "distribution" else shares.expand(len(h), -1)
+            return shares
         probabilities = self.classifiers[name].logits(h, at).softmax(1)
         generator = torch.Generator().manual_seed(0)
         return targets({name: probabilities}, {name: shares}, generator=generator)[0][name]
+
+
+def check_mode(mode: str, shares: Mapping[str, Sequence[float]], both: bool) -> None:
+    """Raise `UserError` if shares or `both` do not fit the mode; known before any classifier is trained."""
+    for name, each in shares.items():
+        if mode == "sample" and max(each) < 1:
+            raise UserError(f"mode sample pushes all images to one class of {name}: give that class the share 1")
+    if both and mode == "assigned":
+        raise UserError("mode assigned moves images, of which the empty prompt's half has none: leave both out")
 
 
 def load_h_guidance(path: str | Path, device: torch.device | str) -> HGuidance:
@@ -191,22 +209,32 @@ def load_h_guidance(path: str | Path, device: torch.device | str) -> HGuidance:
 
 
 def direction(
-    classifier: HClassifier, position: int, h: torch.Tensor, wanted: torch.Tensor, divergence: str | None = None
+    classifier: HClassifier,
+    position: int,
+    h: torch.Tensor,
+    wanted: torch.Tensor,
+    divergence: str | None = None,
+    raw: bool = False,
 ) -> torch.Tensor:
-    """N / |W|^2 times the gradient [N, ...] of the loss with respect to h [N, ...], without a graph of the U-Net.
+    """The gradient [N, ...] of the loss with respect to h [N, ...], without a graph of the U-Net.
 
-    The loss is the divergence between the mean probabilities and the shares `wanted` [K], or, without a divergence, the
-    mean cross-entropy with a class [N] or with shares [N, K] for each image.
+    Unless `raw` it is that of each image's own loss, divided by |W|^2.
+
+    The loss is the divergence between the mean probabilities and the shares `wanted` [K]. Without a divergence it is
+    the mean cross-entropy with a class [N] for each image, or minus the sum of the logits of the class to which
+    `wanted` [K] gives the share 1.
     """
     with torch.enable_grad():
         leaf = h.detach().float().requires_grad_()
-        logits = classifier.logits(leaf, position) / TEMPERATURE
+        logits, images = classifier.logits(leaf, position), len(h)
         if divergence:
-            loss = distance(logits.softmax(1).mean(0), wanted, divergence)
+            loss = distance((logits / TEMPERATURE).softmax(1).mean(0), wanted, divergence)
+        elif wanted.is_floating_point():
+            loss, images = -(logits @ wanted).sum(), 1  # a sum has each image's gradient already
         else:
-            loss = functional.cross_entropy(logits, wanted)
+            loss = functional.cross_entropy(logits / TEMPERATURE, wanted)
         (gradient,) = torch.autograd.grad(loss, leaf)
-    return len(h) / torch.linalg.matrix_norm(classifier.weight[position], 2) ** 2 * gradient
+    return gradient if raw else images / torch.linalg.matrix_norm(classifier.weight[position], 2) ** 2 * gradient
 
 
 def distance(shares: torch.Tensor, wanted: torch.Tensor, divergence: str) -> torch.Tensor:

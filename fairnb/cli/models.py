@@ -15,7 +15,7 @@ from fairnb.cli.options import (
     load_model,
     load_settings,
     parse_attributes,
-    parse_shares,
+    shares_of,
     typed,
 )
 from fairnb.errors import UserError
@@ -100,10 +100,7 @@ def finetune(
 
     settings = load_settings(model, profile, change)
     names = parse_attributes(attribute, [settings.attribute])
-    if share and len(share) != len(names):
-        raise UserError(f"--share is given {len(share)} times: give it once for each of {', '.join(names)}, or not")
-    wanted = zip(names, share or [None] * len(names), strict=True)
-    shares = {name: parse_shares(text, get_attribute(name)) for name, text in wanted}
+    shares = shares_of([get_attribute(name) for name in names], share)
     words = load_prompt_set(settings.prompts)
     neurons = typed(neurons)
     published = _is_flat_text(neurons)
@@ -145,16 +142,25 @@ def _is_flat_text(path: Path) -> bool:
 def guide(
     model: ModelArgument,
     out: Annotated[Path, typer.Option(help="The file to write (.safetensors).")],
-    attribute: Annotated[str | None, typer.Option(help="Else the profile's; of folders any name.")] = None,
+    attribute: Annotated[
+        str | None, typer.Option(help="One or several, such as gender,age; else the profile's; of folders any name.")
+    ] = None,
     folder: Annotated[
         list[str] | None, typer.Option(help="CLASS=FOLDER of pictures, once for each class, instead of prompts.")
     ] = None,
-    share: Annotated[str | None, typer.Option(help="Of each class, for example 0.7,0.3; else equal.")] = None,
+    share: Annotated[
+        list[str] | None,
+        typer.Option(help="Of each class, for example 0.7,0.3, once for each attribute in their order; else equal."),
+    ] = None,
     images: Annotated[int, typer.Option(min=1, help="Per train prompt and class.")] = 12,
     mode: Annotated[
         Literal["assigned", "distribution", "sample"], typer.Option(help="What is steered, and how.")
     ] = "assigned",
-    strength: Annotated[float, typer.Option(min=0, help="In logits.")] = 30.0,
+    strength: Annotated[float, typer.Option(min=0, help="In logits; with --raw of the gradient.")] = 30.0,
+    raw: Annotated[bool, typer.Option("--raw", help="Multiply the gradient itself, as published.")] = False,
+    both: Annotated[
+        bool, typer.Option("--both", help="Guide the half of the empty prompt, too, as published; not for assigned.")
+    ] = False,
     reliable: Annotated[
         float | None,
         typer.Option(min=0, help="Least reliability of a step that is guided; else .9, or .9 of the best where lower."),
@@ -167,36 +173,41 @@ def guide(
     \b
     Examples:
       fairnb guide data/mini-sd --attribute gender --out guide.safetensors
+      fairnb guide data/mini-sd --attribute gender,age --share 0.5,0.5 --share 0.7,0.3 --out both.safetensors
       fairnb guide data/mini-sd --attribute hat --folder yes=hats --folder no=bare --out hats.safetensors
     """
     from fairnb.adapters.h_classifiers import h_classifier_from_folders, h_classifier_from_prompts
-    from fairnb.adapters.h_guidance import HGuidance
+    from fairnb.adapters.h_guidance import HGuidance, check_mode
     from fairnb.diffusion.pipeline import processes
     from fairnb.prompts.attributes import Attribute, get_attribute
     from fairnb.prompts.sets import load_prompt_set
     from fairnb.vision.perception import load_vision_models
 
     settings = load_settings(model, profile, change)
+    names = (attribute or settings.attribute).split(",")
     if folder:
         places = dict(each.partition("=")[::2] for each in folder)
         if wrong := [name for name, place in places.items() if not name or not place]:
             raise UserError(f"--folder {wrong[0]} names no folder: write it as CLASS=FOLDER")
-        about = Attribute(attribute or settings.attribute, tuple(places), tuple(places))
-        shares, pipe = parse_shares(share, about), load_model(settings)
-        steps, batch = settings.sampling.steps, settings.sampling.batch
-        made = h_classifier_from_folders(pipe, about.name, places, steps=steps, batch=batch, seed=settings.seed)
+        if len(names) > 1:
+            raise UserError(f"--attribute {attribute} names several, but folders show one: name one")
+        shares = shares_of([Attribute(names[0], tuple(places), tuple(places))], share)
+        check_mode(mode, shares, both)
+        pipe, steps, batch = load_model(settings), settings.sampling.steps, settings.sampling.batch
+        made = [h_classifier_from_folders(pipe, names[0], places, steps=steps, batch=batch, seed=settings.seed)]
     else:
-        about, words = get_attribute(attribute or settings.attribute), load_prompt_set(settings.prompts)
-        shares, pipe = parse_shares(share, about), load_model(settings)
+        shares = shares_of([get_attribute(name) for name in names], share)
+        check_mode(mode, shares, both)
+        train = load_prompt_set(settings.prompts).prompts("train")
+        pipe = load_model(settings)
+        vision = load_vision_models(settings, pipe.device)
         how = {"images": images, "sampling": settings.sampling, "seed": settings.seed}
-        made = h_classifier_from_prompts(
-            pipe, load_vision_models(settings, pipe.device), about.name, words.prompts("train"), **how
-        )
-    best = made.reliable.max().item()
+        made = [h_classifier_from_prompts(pipe, vision, name, train, **how) for name in names]
+    best = min(each.reliable.max().item() for each in made)
     least = min(0.9, 0.9 * best) if reliable is None else reliable
     if not processes().is_main_process:
         return
-    HGuidance([made], {about.name: shares}, strength, mode=mode, reliable=least).save(out)
+    HGuidance(made, shares, strength, mode=mode, reliable=least, both=both, raw=raw).save(out)
     typer.echo(f"steps are guided where reliability is {least:.2f} or more; the best has {best:.2f}, chance is .50")
     typer.echo(f"{out}: see it with fairnb show {out}, use it with fairnb generate ... --patch {out}")
 

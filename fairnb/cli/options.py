@@ -63,6 +63,15 @@ def parse_shares(text: str | None, about, option: str = "--share") -> list[float
     return shares
 
 
+def shares_of(attributes: list, share: list[str] | None) -> dict[str, list[float]]:
+    """The shares of several attributes, given in their order or all equal."""
+    if share and len(share) != len(attributes):
+        names = ", ".join(about.name for about in attributes)
+        raise UserError(f"--share is given {len(share)} times: give it once for each of {names}, or not")
+    given = share or [None] * len(attributes)
+    return {about.name: parse_shares(text, about) for about, text in zip(attributes, given, strict=True)}
+
+
 def typed(path: str | Path) -> Path:
     """A path as the user typed it, or the file of the package that they named ("fairnb:...")."""
     return resolve(path) if str(path).startswith(SHIPPED) else Path(path)

@@ -61,6 +61,12 @@ CPU thread.
 ## What the experiments are
 
 {experiments}
+
+## What differs from the papers
+
+Everything else is as published in the profile `ffd` and in the experiments whose names end in `-published`.
+
+{differences}
 """
 
 
@@ -92,6 +98,7 @@ def results_page(place: Path, results: list[dict]) -> str:
         main=_markdown(main.rename(index=MAIN).rename_axis("").reset_index()),
         methods=_markdown(_methods(results)),
         experiments=_markdown(_experiments(results)),
+        differences=Path(__file__).with_name("differences.md").read_text(encoding="utf-8").rstrip(),
     )
 
 
@@ -108,7 +115,8 @@ def _experiments(results: list[dict]) -> pd.DataFrame:
     rows = {}
     for result in results:
         about = result["provenance"]["parameters"]["experiments"][result["experiment"]]
-        parts = f" of {' and '.join(about['parts'])}, rank {about['rank']}" if about["adapter"] == "lora" else ""
+        parts = f" of {' and '.join(about['parts'])}" if about["adapter"] in ("lora", "full") else ""
+        parts += f", rank {about['rank']}" if about["adapter"] == "lora" else ""
         objective = "alignment" if about["contrast"] is None else f"triplets, {about['contrast']['loss']}"
         if about["adapter"] in ("h_guidance", "words"):
             objective = about["h_guidance"]["mode"] if about["adapter"] == "h_guidance" else "none"

@@ -55,24 +55,41 @@ def test_strength_0_and_a_guidance_taken_off_are_bitwise_the_plain_pipeline(tiny
     assert torch.equal(sample(pipe, PROMPT, latents, steps=4, guidance_scale=3.0), plain)
 
 
+@pytest.mark.parametrize("published", [False, True])
 @pytest.mark.parametrize("divergence", ["kl", "chi2"])
-def test_h_moves_by_the_written_out_formula_and_the_empty_prompt_stays(tiny_pipe, divergence):
+def test_h_moves_by_the_written_out_formula(tiny_pipe, divergence, published):
     pipe = tiny_pipe()
     made, wanted = classifier(pipe), np.array([0.7, 0.3])
-    guidance = HGuidance([made], {"gender": wanted}, 20.0, divergence=divergence)
+    strength, first = (0.2, 0) if published else (20.0, 4)  # as published both halves of 4 pictures are one batch
+    how = {"divergence": divergence, "both": published, "raw": published}
+    guidance = HGuidance([made], {"gender": wanted}, strength, **how)
     plain, guided = moved(pipe, guidance, noise(pipe, PROMPT, range(4), 0))
-    assert torch.equal(plain[:4], guided[:4])
+    assert torch.equal(plain[:4], guided[:4]) != published
     weight = made.weight[0].double().numpy()
-    h = plain[4:].flatten(1).double().numpy()
+    h = plain[first:].flatten(1).double().numpy()
     scores = np.exp(h @ weight.T / TEMPERATURE)
     p = scores / scores.sum(1, keepdims=True)
     mean = p.mean(0)
     outer = np.log(mean / wanted) + 1 if divergence == "kl" else 2 * (mean - wanted) / wanted
     jacobian = p[:, :, None] * (np.eye(2) - p[:, None, :]) / TEMPERATURE  # of softmax(l / 8), per picture
     gradient = np.einsum("k,nkl,ld->nd", outer, jacobian, weight) / len(h)
-    step = 20.0 * len(h) / np.linalg.norm(weight, 2) ** 2 * gradient
-    np.testing.assert_allclose(guided[4:].flatten(1).numpy(), h - step, rtol=1e-4, atol=1e-4)
+    step = strength * (1 if published else len(h) / np.linalg.norm(weight, 2) ** 2) * gradient
+    np.testing.assert_allclose(guided[first:].flatten(1).numpy(), h - step, rtol=1e-4, atol=1e-4)
     assert abs(step).max() > 1e-3
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_mode_sample_pushes_each_picture_by_as_much_towards_the_logit(tiny_pipe, published):
+    pipe = tiny_pipe()
+    made, first = classifier(pipe, "skin_tone"), 0 if published else 4
+    shares = {"skin_tone": [0, 0, 1, 0]}
+    guidance = HGuidance([made], shares, 3.0, mode="sample", both=published, raw=published)
+    plain, guided = moved(pipe, guidance, noise(pipe, PROMPT, range(4), 0))
+    weight = made.weight[0].double().numpy()
+    push = 3.0 * weight[2] / (1 if published else np.linalg.norm(weight, 2) ** 2)
+    step = (guided - plain).flatten(1).numpy()
+    np.testing.assert_allclose(step[first:], np.tile(push, (8 - first, 1)), rtol=1e-3, atol=1e-4)
+    assert (step[:first] == 0).all()
 
 
 def test_strength_means_the_same_for_batches_of_4_16_and_64(tiny_pipe):
@@ -161,6 +178,8 @@ def test_distances_are_zero_at_the_wanted_shares_alone():
         ({"reliable": 1.01}, "no step of the h-classifier of gender is reliable .its best: 1.00, wanted: 1.01"),
         ({"mode": "magic"}, "guidance knows no 'magic': use distribution, sample, assigned"),
         ({"divergence": "l2"}, "guidance knows no 'l2': use kl, chi2"),
+        ({"mode": "sample"}, "mode sample pushes all images to one class of gender: give that class the share 1"),
+        ({"mode": "assigned", "both": True}, "leave both out"),
     ],
 )
 def test_wrong_wishes_are_refused_at_once(tiny_pipe, change, message):
@@ -184,7 +203,7 @@ def test_a_batch_of_one_and_too_large_a_strength_are_explained(tiny_pipe):
 
 def test_a_file_guides_as_what_was_saved_and_pictures_know_it(tiny_pipe, tmp_path):
     pipe, path = tiny_pipe(), tmp_path / "guidance.safetensors"
-    own = HGuidance([classifier(pipe)], {"gender": [0.3, 0.7]}, 20.0, mode="assigned", reliable=0.8)
+    own = HGuidance([classifier(pipe)], {"gender": [0.3, 0.7]}, 20.0, reliable=0.8, both=True, raw=True)
     for each in own.classifiers.values():
         each.weight = each.weight.half().float()
     own.save(path, {"experiment": "one"})
@@ -236,7 +255,7 @@ def test_on_mini_sd_pictures_of_a_job_never_seen_get_equal_shares(mini, vision):
 
     assert men(None) > 0.85
     assert 0.3 < men(HGuidance([made], {"gender": [0.5, 0.5]}, 30.0, mode="assigned", reliable=0.0)) < 0.7
-    assert men(HGuidance([made], {"gender": [1.0, 0.0]}, 30.0, mode="sample", reliable=0.0)) < 0.2
+    assert men(HGuidance([made], {"gender": [1.0, 0.0]}, 4.0, mode="sample", reliable=0.0)) < 0.2
 
 
 def test_a_file_of_stable_diffusions_size_stays_below_40_megabytes(tmp_path):

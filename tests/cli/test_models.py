@@ -266,7 +266,19 @@ def test_a_guidance_from_prompts(tmp_path, capsys):
     prompts["occupations"]["train"] = ["person", "gardener"]
     (tmp_path / "few.json").write_text(json.dumps(prompts))
     out = tmp_path / "gender.safetensors"
-    few = ["--set", f"prompts={tmp_path / 'few.json'}", "--images", "20"]
-    assert call("guide", MINI, *few, "--out", out, *SMALL[:4], "--set", "sampling.steps=4") == 0
+    few = ["--set", f"prompts={tmp_path / 'few.json'}", "--images", "10"]
+    small = [*few, "--out", out, *SMALL[:4], "--set", "sampling.steps=4"]
+    shares = ["--attribute", "gender,age", "--share", "0.5,0.5", "--share", "0.75,0.25", "--mode", "distribution"]
+    assert call("guide", MINI, *shares, "--both", "--raw", *small) == 0
     assert call("show", out) == 0
-    assert "gender: female 0.5, male 0.5" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "gender: female 0.5, male 0.5" in shown and "age: young 0.75, old 0.25" in shown
+    for arguments, message in (
+        (shares[:4], "--share is given 1 times: give it once for each of 2 attributes"),
+        (["--attribute", "gender,height"], "unknown attribute 'height'"),
+        (["--mode", "sample"], "mode sample pushes all images to one class of gender: give that class the share 1"),
+        (["--both"], "leave both out"),
+        (["--attribute", "hat,cap", "--folder", "yes=a", "--folder", "no=b"], "folders show one: name one"),
+    ):
+        assert call("guide", MINI, *arguments, *small) == 2
+        assert message in capsys.readouterr().err
