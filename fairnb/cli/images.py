@@ -200,6 +200,7 @@ def compare(
       fairnb compare audits/original audits/debiased
       fairnb compare data/mini-sd outputs/mini
     """
+    first, second = typed(first), typed(second)
     several = first / "spread.json" if first.is_dir() else first
     typer.echo(_reproduced(several, second) if several.is_file() else _changed(first, second))
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fairnb.cli.options import COURSE, ProfileOption, SetOption, load_model, parse_changes
+from fairnb.cli.options import COURSE, ProfileOption, SetOption, load_model, parse_changes, typed
 from fairnb.errors import UserError
 
 commands = typer.Typer()
@@ -94,6 +94,7 @@ def results(
     page = out is not None and out.suffix == ".md"
     if page and len(places) > 1:
         raise UserError(f"{out} is the page of one model, but {len(places)} folders are named: name one, or a .json")
+    places = [typed(place) for place in places]
     found = read_results(places)
     typer.echo(results_table(found).to_string(na_rep="", line_width=120))
     if out:
