@@ -5,6 +5,7 @@ from pathlib import Path
 from fairnb.adapters.bias_neurons import KIND
 from fairnb.adapters.h_guidance import KIND as GUIDANCE
 from fairnb.adapters.h_guidance import load_h_guidance
+from fairnb.adapters.lora_files import read_factors
 from fairnb.adapters.patch import read_header
 from fairnb.adapters.protocol import read_weights
 from fairnb.files import write_atomically
@@ -63,12 +64,13 @@ def describe(path: str | Path) -> str:
 def _lora_or_prefix(path: str | Path) -> str | None:
     """Describe a LoRA or prefix tokens; None for any other file."""
     tensors, about, record = read_weights(path)
-    ranks = [len(tensor) for name, tensor in tensors.items() if name.endswith(".lora_A.weight")]
-    if about.get("kind") == KIND or not (ranks or len(tensors) == 1):
+    if about.get("kind") in (KIND, GUIDANCE) or not (len(tensors) == 1 or any("lora" in name for name in tensors)):
         return None
+    factors = read_factors(path, tensors, about) if len(tensors) > 1 else {}
+    ranks = [len(factor) for name, factor in factors.items() if name.endswith(".lora_A.weight")]
     size = f"{sum(tensor.numel() for tensor in tensors.values()):,} numbers, {Path(path).stat().st_size / 1e6:.2f} MB"
     if ranks:
-        parts = " and ".join(sorted({name.split(".")[0] for name in tensors}))
+        parts = " and ".join(sorted({name.split(".")[0] for name in factors}))
         what = f"LoRA of rank {max(ranks)} in {len(ranks)} layers of {parts}"
     else:
         what = "prefix tokens, " + ", ".join(" x ".join(map(str, tensor.shape)) for tensor in tensors.values())
