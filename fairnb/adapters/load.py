@@ -10,23 +10,27 @@ from fairnb.adapters.full import load_full
 from fairnb.adapters.h_guidance import KIND as GUIDANCE
 from fairnb.adapters.h_guidance import HGuidance, load_h_guidance
 from fairnb.adapters.lora import load_lora
-from fairnb.adapters.patch import load_patch
+from fairnb.adapters.patch import load_patch, neurons_of_unet
 from fairnb.adapters.prefix import load_prefix
-from fairnb.adapters.protocol import Adapter, read_weights
+from fairnb.adapters.protocol import Adapter, read_pickled, read_weights
 from fairnb.errors import UserError
 
 PICKLED = (".pth", ".pt", ".bin", ".ckpt")
 
 
 def load_adapter(path: str | Path, pipe: StableDiffusionPipeline) -> Adapter | HGuidance:
-    """Load a safetensors file of bias neurons, full weights, h-guidance, LoRA or prefix tokens (also diffusers' files),
-    not applied.
+    """Load a file by what it holds, not applied: bias neurons, full weights, h-guidance, LoRA or prefix tokens
+    (safetensors).
 
+    LoRA and prefix tokens may be those of other tools. A whole fine-tuned U-Net (.pth too) becomes bias neurons.
     `UserError` if the file is damaged, none of these, or made for another model.
     """
-    if Path(path).suffix in PICKLED:
-        raise UserError(f"{path} is no .safetensors file: convert FFD's checkpoints with fairnb convert")
-    tensors, header, _ = read_weights(path)
+    pickled = Path(path).suffix in PICKLED
+    tensors, header = (read_pickled(path), {}) if pickled else read_weights(path)[:2]
+    if any(name.removeprefix("module.") == "conv_in.weight" for name in tensors):
+        return neurons_of_unet(path, tensors, pipe.unet)
+    if pickled:
+        raise UserError(f"{path} is no .safetensors file: write one with fairnb convert {path} --out FILE.safetensors")
     if header.get("kind") == KIND:
         return load_patch(path, pipe)
     if header.get("kind") == FULL:

@@ -3,7 +3,6 @@
 The layers are peft's. `pipe.load_lora_weights` reads the file.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from diffusers import StableDiffusionPipeline
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 
+from fairnb.adapters.lora_files import public_name, read_factors
 from fairnb.adapters.protocol import read_weights, save_weights
 from fairnb.errors import UserError
 
@@ -39,17 +39,39 @@ class LoRA:
     ):
         if not parts or set(parts) - set(TARGETS):
             raise UserError(f"LoRA cannot change {', '.join(parts) or 'nothing'}: use {' or '.join(TARGETS)}, or both")
-        self.rank, self.parts, self.metadata = rank, tuple(parts), {}
-        self._pipe = pipe
+        _check_free(pipe, parts)
         generator = torch.Generator().manual_seed(seed)
+        factors = {}
+        for part in parts:
+            for path, layer in getattr(pipe, part).named_modules():
+                if isinstance(layer, torch.nn.Linear) and path.endswith(tuple(f".{end}" for end in TARGETS[part])):
+                    outer, inner = layer.weight.shape
+                    factors[f"{part}.{path}.lora_A.weight"] = torch.randn(rank, inner, generator=generator) / inner**0.5
+                    factors[f"{part}.{path}.lora_B.weight"] = torch.zeros(outer, rank)
+        self._hold(pipe, factors)
+
+    @classmethod
+    def of(cls, pipe: StableDiffusionPipeline, factors: dict[str, torch.Tensor]) -> "LoRA":
+        """A LoRA with given factors of any linear or convolutional layers, named as in `factors` and `shapes`.
+
+        Zeros bring all to the largest rank, so that none needs a scale.
+        """
+        lora = cls.__new__(cls)
+        lora._hold(pipe, factors)
+        return lora
+
+    def _hold(self, pipe: StableDiffusionPipeline, factors: dict[str, torch.Tensor]) -> None:
+        self._pipe, self.metadata = pipe, {}
+        self.parts = tuple(part for part in TARGETS if any(name.startswith(f"{part}.") for name in factors))
+        self.rank = max(factor.shape[".lora_B." in name] for name, factor in factors.items())
         self._factors: dict[str, torch.nn.Parameter] = {}
-        for name, layer in self._inject(pipe).items():
-            outer, inner = layer.base_layer.weight.shape
-            first = torch.randn(rank, inner, generator=generator) / inner**0.5
-            for key, value in (("lora_A", first), ("lora_B", torch.zeros(outer, rank))):
-                value = value.to(layer.base_layer.weight.device, torch.float32)
-                self._factors[f"{name}.{key}.weight"] = torch.nn.Parameter(value, requires_grad=False)
-        self.remove(pipe)
+        for name, factor in factors.items():
+            wide = list(factor.shape)
+            wide[".lora_B." in name] = self.rank
+            value = torch.zeros(wide)
+            value[tuple(map(slice, factor.shape))] = factor
+            device = getattr(pipe, name.partition(".")[0]).device
+            self._factors[name] = torch.nn.Parameter(value.to(device), requires_grad=False)
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """The factors A [rank, in] and B [out, rank] of every layer, for an optimiser."""
@@ -60,9 +82,12 @@ class LoRA:
         return [factor for name, factor in self._factors.items() if name.startswith(f"{part}.")]
 
     def shapes(self) -> dict[str, tuple[int, int]]:
-        """Map every adapted layer, as part and path ("unet.mid_block..."), to the shape (out, in) of its weight."""
+        """Map every adapted layer, as part and path ("unet.mid_block..."), to the shape (out, in) of its weight.
+
+        That of a convolution is (out, in, height, width).
+        """
         names = dict.fromkeys(key.rpartition(".lora_")[0] for key in self._factors)
-        return {name: (len(second), first.shape[1]) for name in names for first, second in [self.factors(name)]}
+        return {name: (len(second), *first.shape[1:]) for name in names for first, second in [self.factors(name)]}
 
     def factors(self, name: str) -> tuple[torch.nn.Parameter, torch.nn.Parameter]:
         """The factors A [rank, in] and B [out, rank] of a layer."""
@@ -123,67 +148,60 @@ class LoRA:
                 part, _, path = name.partition(".")
                 weight = getattr(pipe, part).get_submodule(path).weight
                 first, second = self.factors(name)
-                weight += (strength * (second @ first)).to(weight)
+                weight += (strength * (second.flatten(1) @ first.flatten(1))).view_as(weight).to(weight)
                 second.zero_()
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The factors in diffusers' layout (`unet.<layer>.lora_A.weight`), on the CPU."""
-        return {_public(name): factor.detach().cpu().contiguous() for name, factor in self._factors.items()}
+        return {public_name(name): factor.detach().cpu().contiguous() for name, factor in self._factors.items()}
 
     def save(self, path: str | Path, metadata: dict) -> None:
         """Write the factors, with `metadata` in the header."""
         save_weights(path, self.tensors(), metadata, format="pt")
 
     def _inject(self, pipe: StableDiffusionPipeline) -> dict[str, LoraLayer]:
+        _check_free(pipe, self.parts)
         for part in self.parts:
-            if getattr(getattr(pipe, part), "peft_config", None):
-                raise UserError(f"another LoRA is on the {part}: take it off first (pipe.unload_lora_weights())")
-            config = LoraConfig(r=self.rank, lora_alpha=self.rank, target_modules=TARGETS[part], lora_dropout=0.0)
+            layers = [name.removeprefix(f"{part}.") for name in self.shapes() if name.startswith(f"{part}.")]
+            config = LoraConfig(r=self.rank, lora_alpha=self.rank, target_modules=layers, lora_dropout=0.0)
             getattr(pipe, part).add_adapter(config, adapter_name=NAME)
         return _layers(pipe, self.parts)
 
 
 def load_lora(path: str | Path, pipe: StableDiffusionPipeline) -> LoRA:
-    """Read a file of `LoRA.save` or diffusers' `save_lora_weights`, without applying it.
+    """Read the safetensors file of a LoRA of `LoRA.save`, diffusers or kohya, without applying it.
 
-    `UserError` if the file is damaged, holds other weights, has alpha other than the rank, or does not fit the model.
+    `UserError` if the file is damaged, holds another kind of adapter, or layers that the model does not have.
     """
     tensors, header, record = read_weights(path)
-    tensors = {_public(name): tensor for name, tensor in tensors.items()}
-    first = [tensor for name, tensor in tensors.items() if name.endswith(".lora_A.weight") and tensor.ndim == 2]
-    parts = [part for part in TARGETS if any(name.startswith(f"{part}.") for name in tensors)]
-    if not first or not parts:
-        raise UserError(
-            f"{path} is no LoRA of a Stable Diffusion: its weights are not named unet.<layer>.lora_A.weight"
-        )
-    try:
-        scale = dict(json.loads(header.get("lora_adapter_metadata", "{}")))
-    except (TypeError, ValueError) as error:
-        raise UserError(f"the header of LoRA {path} is damaged ({error}): train or copy it again") from error
-    for part in parts:
-        alpha, rank = (scale.get(f"{part}.{key}", len(first[0])) for key in ("lora_alpha", "r"))
-        if alpha != rank:
-            raise UserError(f"LoRA {path} has alpha {alpha} at rank {rank}: multiply its lora_B by their ratio first")
-    lora = LoRA(pipe, len(first[0]), parts)
-    own = {_public(name): tuple(factor.shape) for name, factor in lora._factors.items()}
-    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    for name in sorted(own.keys() | given.keys()):
-        if own.get(name) != given.get(name):
+    given = read_factors(path, tensors, header)
+    _check_free(pipe, sorted({name.partition(".")[0] for name in given}))
+    layers = {
+        public_name(f"{part}.{name}"): (f"{part}.{name}", tuple(layer.weight.shape))
+        for part in TARGETS
+        for name, layer in getattr(pipe, part).named_modules()
+        if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d)
+    }
+    factors = {}
+    for name, factor in given.items():
+        layer, _, kind = name.rpartition(".lora_")
+        own, shape = layers.get(layer, (layer, ()))
+        fits = factor.shape[1:] == shape[1:] if kind == "A.weight" else factor.shape[:1] == shape[:1]
+        if factor.ndim != len(shape) or not fits:
             raise UserError(
-                f"LoRA {path} was made for another model: {name} is {given.get(name, 'missing')}, here it is "
-                f"{own.get(name, 'no layer')}"
+                f"LoRA {path} was made for another model: {name} is {tuple(factor.shape)}, here the layer is "
+                f"{shape or 'missing'}"
             )
-    with torch.no_grad():
-        for name, factor in lora._factors.items():
-            factor.copy_(tensors[_public(name)])
+        factors[f"{own}.lora_{kind}"] = factor
+    lora = LoRA.of(pipe, factors)
     lora.metadata = record
     return lora
 
 
-def _public(name: str) -> str:
-    """A factor's name in files, where the text encoder's layers lie in `text_model`, as in transformers 4."""
-    part, _, path = name.partition(".")
-    return name if part != "text_encoder" else f"{part}.text_model.{path.removeprefix('text_model.')}"
+def _check_free(pipe: StableDiffusionPipeline, parts: Sequence[str]) -> None:
+    for part in parts:
+        if getattr(getattr(pipe, part), "peft_config", None):
+            raise UserError(f"another LoRA is on the {part}: take it off first (pipe.unload_lora_weights())")
 
 
 def _layers(pipe: StableDiffusionPipeline, parts: Sequence[str]) -> dict[str, LoraLayer]:

@@ -6,6 +6,7 @@ from fairnb.adapters.bias_neurons import KIND
 from fairnb.adapters.full import KIND as FULL
 from fairnb.adapters.h_guidance import KIND as GUIDANCE
 from fairnb.adapters.h_guidance import load_h_guidance
+from fairnb.adapters.lora_files import read_factors
 from fairnb.adapters.patch import read_header
 from fairnb.adapters.protocol import read_weights
 from fairnb.files import write_atomically
@@ -64,15 +65,18 @@ def describe(path: str | Path) -> str:
 def _values(path: str | Path) -> str | None:
     """Describe full weights, a LoRA or prefix tokens; None for any other file."""
     tensors, about, record = read_weights(path)
-    ranks = [len(tensor) for name, tensor in tensors.items() if name.endswith(".lora_A.weight")]
     full = about.get("kind") == FULL
-    if about.get("kind") == KIND or not (ranks or full or len(tensors) == 1):
+    lora_or_prefix = len(tensors) == 1 or any("lora" in name for name in tensors)
+    if about.get("kind") in (KIND, GUIDANCE) or not (full or lora_or_prefix):
         return None
+    factors = read_factors(path, tensors, about) if len(tensors) > 1 and not full else {}
+    ranks = [len(factor) for name, factor in factors.items() if name.endswith(".lora_A.weight")]
     size = f"{sum(tensor.numel() for tensor in tensors.values()):,} numbers, {Path(path).stat().st_size / 1e6:.2f} MB"
-    parts = " and ".join(sorted({name.split(".")[0] for name in tensors}))
     if full:
+        parts = " and ".join(sorted({name.split(".")[0] for name in tensors}))
         what = f"all weights of {parts}, of which {len(tensors)} tensors changed"
     elif ranks:
+        parts = " and ".join(sorted({name.split(".")[0] for name in factors}))
         what = f"LoRA of rank {max(ranks)} in {len(ranks)} layers of {parts}"
     else:
         what = "prefix tokens, " + ", ".join(" x ".join(map(str, tensor.shape)) for tensor in tensors.values())

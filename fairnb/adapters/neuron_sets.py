@@ -70,11 +70,15 @@ def save_neurons(neurons: NeuronSet, path: str | Path, metadata: dict[str, str])
 
 
 def load_neurons(path: str | Path) -> NeuronSet:
-    """Read a set; `UserError` if the file is missing or damaged."""
+    """Read a set; `UserError` if the file is missing, damaged or holds other numbers than positions."""
     try:
-        return {name: indices.long() for name, indices in load_file(path).items()}
+        tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"neuron file {path} cannot be read ({error}): locate the neurons again") from error
+    for name, indices in tensors.items():
+        if indices.ndim != 1 or indices.dtype not in (torch.int32, torch.int64):
+            raise UserError(f"{path} is no neuron file: {name} holds {indices.dtype}, not positions; give one of find")
+    return {name: indices.long().unique() for name, indices in tensors.items()}
 
 
 def read_settings(path: str | Path) -> dict:
@@ -90,7 +94,7 @@ def write_flat_text(neurons: NeuronSet, path: str | Path, unet: torch.nn.Module)
     """Write the text format of Bias Neurons: one index per line, counted over all of `unet.named_parameters()`."""
     parts = [neurons[name] + start for name, (start, _) in flat_offsets(unet).items() if name in neurons]
     text = "\n".join(map(str, torch.cat(parts).tolist() if parts else [])) + "\n"
-    write_atomically(path, lambda temporary: Path(temporary).write_text(text))
+    write_atomically(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
 
 
 def read_flat_text(path: str | Path, unet: torch.nn.Module) -> NeuronSet:
@@ -98,13 +102,13 @@ def read_flat_text(path: str | Path, unet: torch.nn.Module) -> NeuronSet:
     offsets = flat_offsets(unet)
     total = sum(size for _, size in offsets.values())
     try:
-        flat = torch.from_numpy(np.unique(np.array(Path(path).read_text().split(), dtype=np.int64)))
-    except (OSError, ValueError) as error:
+        numbers = Path(path).read_text(encoding="utf-8-sig").split()  # some editors write a byte order mark
+        flat = torch.from_numpy(np.unique(np.array(numbers, dtype=np.int64)))
+    except (OSError, ValueError, OverflowError) as error:
         raise UserError(f"neuron file {path} cannot be read ({error}): give one whole number a line") from error
     if len(flat) and not 0 <= flat[0] <= flat[-1] < total:
-        raise UserError(
-            f"neuron file {path} holds index {int(flat[-1])}, but the U-Net has {total} weights: wrong model"
-        )
+        wrong = int(flat[0] if flat[0] < 0 else flat[-1])
+        raise UserError(f"neuron file {path} holds index {wrong}, but the U-Net has {total} weights: wrong model")
     neurons = {}
     for name, (start, size) in offsets.items():
         first, last = torch.searchsorted(flat, torch.tensor([start, start + size])).tolist()

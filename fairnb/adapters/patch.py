@@ -1,4 +1,4 @@
-"""Patch files of bias neurons: the header, and loading one onto its base model."""
+"""Files of bias neurons: a patch with its header, or a whole fine-tuned U-Net, and loading one onto its base model."""
 
 import json
 from dataclasses import dataclass
@@ -71,7 +71,15 @@ def load_patch(path: str | Path, pipe: StableDiffusionPipeline) -> BiasNeurons:
     """
     header = read_header(path)
     if not header.fits(pipe.unet):
-        raise UserError(f"patch {path} was made for other base weights: load that model, without another patch on it")
+        if not header.sketch and pipe.dtype != torch.float32:
+            raise UserError(
+                f"patch {path} is of an older version, which knows its base in float32 alone: load the model with "
+                "dtype float32, or train the patch again"
+            )
+        raise UserError(
+            f"patch {path} was made for other base weights: load that model, without another patch on it, and a "
+            "variant fp16 of it with dtype float16"
+        )
     tensors = load_file(path)
     neurons = {name: tensors[f"{name}.indices"].long() for name in header.neurons}
     adapter = BiasNeurons(pipe.unet, neurons, header.acts_from)
@@ -79,4 +87,33 @@ def load_patch(path: str | Path, pipe: StableDiffusionPipeline) -> BiasNeurons:
         for name, delta in adapter._deltas.items():
             delta.copy_(tensors[f"{name}.values"])
     adapter.metadata = header.record
+    return adapter
+
+
+def neurons_of_unet(path: str | Path, tensors: dict[str, torch.Tensor], unet: torch.nn.Module) -> BiasNeurons:
+    """The change of a whole fine-tuned U-Net (Bias Neurons saves `unet_*.pth`): all weights that differ from `unet`.
+
+    They are compared in the file's precision. `UserError` if it is the U-Net of another model, or this one.
+    """
+    tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}  # of DistributedDataParallel
+    weights = dict(unet.named_parameters())
+    for name in sorted(weights.keys() | tensors.keys()):
+        shapes = [tuple(each[name].shape) if name in each else "missing" for each in (tensors, weights)]
+        if shapes[0] != shapes[1]:
+            raise UserError(
+                f"{path} is the U-Net of another model: {name} is {shapes[0]} there and {shapes[1]} in this one"
+            )
+    neurons, values = {}, []
+    for name, weight in weights.items():
+        theirs = tensors[name].to(weight.device).flatten()
+        own = weight.detach().flatten().to(theirs.dtype)
+        if len(at := (theirs != own).nonzero().flatten()):
+            neurons[name] = at
+            values.append(theirs[at].float() - own[at].float())
+    if not neurons:
+        raise UserError(f"{path} holds the weights of this very U-Net, so it changes nothing: give the fine-tuned one")
+    adapter = BiasNeurons(unet, neurons)
+    with torch.no_grad():
+        for delta, value in zip(adapter.parameters(), values, strict=True):
+            delta.copy_(value)
     return adapter

@@ -76,3 +76,16 @@ def read_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, s
     if not tensors:
         raise UserError(f"{path} cannot be read (no weights in it): train or copy it again")
     return tensors, header, record
+
+
+def read_pickled(path: str | Path) -> dict[str, torch.Tensor]:
+    """Read the tensors of PyTorch's own format, safely; `UserError` if it is damaged, holds code or no tensors."""
+    try:
+        state = torch.load(path, "cpu", weights_only=True)
+        state = {str(name): torch.as_tensor(value).detach() for name, value in state.items()}
+    except Exception as error:  # missing, truncated, with code in it, no dictionary of tensors
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path} is no file of weights that can be loaded safely: {reason}") from error
+    if not state:
+        raise UserError(f"{path} holds no weights: download it again")
+    return state

@@ -25,12 +25,17 @@ def literal_adjusted(
     memory until `backward`.
     """
     scheduler = fresh_scheduler(pipe, steps)
+    velocity = scheduler.config.prediction_type == "v_prediction"
+    scheduler.register_to_config(prediction_type="epsilon")
     scales = adjustment(pipe, scheduler.timesteps)
     embeds = encode_prompts(pipe, ["", prompt] if guidance_scale > 1 else [prompt])
     latents = latents * scheduler.init_noise_sigma
     for scale, timestep in zip(scales, scheduler.timesteps, strict=True):
         inputs = scheduler.scale_model_input(latents.detach(), timestep)
         prediction = predict(pipe, inputs, timestep, embeds, guidance_scale)
+        if velocity:  # the noise that it stands for
+            abar = scheduler.alphas_cumprod[timestep.long()].item()
+            prediction = abar**0.5 * prediction + (1 - abar) ** 0.5 * inputs
         prediction.register_hook(lambda gradient, scale=scale: gradient * scale.to(gradient))
         latents = scheduler.step(prediction, timestep, latents).prev_sample
     return latents

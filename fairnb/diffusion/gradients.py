@@ -126,8 +126,7 @@ def adjusted_backward(
 def adjustment(pipe: StableDiffusionPipeline, timesteps: torch.Tensor) -> torch.Tensor:
     """FFD's factors c_t = sqrt(abar_t) sqrt(1 - abar_t) / (1 - alpha_t), divided by their geometric mean; [T], float64.
 
-    They cancel the sampler's weights of the noise predictions, with which a few steps would dominate. A v-prediction v
-    gets the same factor, since the noise is linear in it (eps = sqrt(abar) v + sqrt(1 - abar) x).
+    They cancel the sampler's weights of the noise predictions, with which a few steps would dominate.
     """
     index = timesteps.long().cpu()
     abar = pipe.scheduler.alphas_cumprod.double().cpu()[index]
@@ -139,8 +138,14 @@ def adjustment(pipe: StableDiffusionPipeline, timesteps: torch.Tensor) -> torch.
 def _replay(
     pipe: StableDiffusionPipeline, traj: Trajectory, grad_final: torch.Tensor
 ) -> tuple[list[torch.Tensor], tuple[torch.Tensor, ...]]:
-    """The U-Net's input at every step, and dL/d(prediction) of every step through the sampler."""
+    """The U-Net's input at every step, and dL/d(prediction) of every step through the sampler.
+
+    A v-prediction gives the noise eps = sqrt(abar) v + sqrt(1 - abar) x at the fixed input x of the U-Net, so that
+    dL/dv = sqrt(abar) dL/deps. The sampler is linear, so dL/deps does not depend on the values that are replayed.
+    """
     scheduler = fresh_scheduler(pipe, traj.steps)
+    velocity = scheduler.config.prediction_type == "v_prediction"
+    scheduler.register_to_config(prediction_type="epsilon")
     leaves = [prediction.detach().requires_grad_() for prediction in traj.predictions]
     latents, inputs = traj.latents[0], []
     with torch.enable_grad():
@@ -148,4 +153,7 @@ def _replay(
             inputs.append(scheduler.scale_model_input(stored, timestep))
             latents = scheduler.step(leaf, timestep, latents).prev_sample
         vectors = torch.autograd.grad(latents, leaves, grad_final)
+    if velocity:
+        roots = scheduler.alphas_cumprod.cpu()[traj.timesteps.long().cpu()].sqrt().tolist()
+        vectors = tuple(root * vector for root, vector in zip(roots, vectors, strict=True))
     return inputs, vectors

@@ -113,8 +113,9 @@ def check_adjusted(scheduler: SchedulerMixin) -> None:
     """
     name, config = type(scheduler).__name__, scheduler.config
     wrong = [f"{key}: true" for key in NOT_ADJUSTED if config.get(key)]
-    if name == "PNDMScheduler" and not config.skip_prk_steps:
-        wrong.append("skip_prk_steps: false")
+    if name == "PNDMScheduler":  # its Runge-Kutta steps take four predictions, and it adds up v of different noise
+        wrong += [] if config.skip_prk_steps else ["skip_prk_steps: false"]
+        wrong += ["prediction_type: v_prediction"] if config.prediction_type == "v_prediction" else []
     if name in TWO_CALLS or wrong:
         raise UserError(
             f"gradient adjusted is not defined for {name}{' with ' if wrong else ''}{', '.join(wrong)}: use "

@@ -1,5 +1,7 @@
 """LoRA: trains in the loop, comes off without a trace, travels to plain diffusers, refuses what does not fit."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -126,9 +128,6 @@ def test_what_does_not_fit_is_refused(tiny_pipe, tmp_path):
     with pytest.raises(UserError, match="no LoRA of a Stable Diffusion"):
         load_lora(MINI / "patches" / "gender.safetensors", pipe)
     tensors = load_file(path)
-    save_file(tensors, path, metadata={"lora_adapter_metadata": '{"text_encoder.lora_alpha": 8, "text_encoder.r": 4}'})
-    with pytest.raises(UserError, match="alpha 8 at rank 4"):
-        load_lora(path, pipe)
     for damaged in ("{", "[1]"):
         save_file(tensors, path, metadata={"lora_adapter_metadata": damaged})
         with pytest.raises(UserError, match="header of LoRA"):
@@ -140,3 +139,151 @@ def test_what_does_not_fit_is_refused(tiny_pipe, tmp_path):
     save_file({key: value for key, value in tensors.items() if key != name}, path)
     with pytest.raises(UserError, match="is missing"):
         load_lora(path, pipe)
+
+
+LAYERS = {
+    "diffusers": {
+        "text_encoder": ("q_proj", "k_proj", "v_proj", "out_proj"),
+        "unet": ("to_q", "to_k", "to_v", "to_out.0"),
+    },
+    "kohya": {"text_encoder": ("_proj", "fc1", "fc2"), "unet": ("to_q", "to_out.0", "proj", "ff.net.2", "proj_in")},
+    "locon": {
+        "text_encoder": (),
+        "unet": ("conv1", "conv_shortcut", "time_emb_proj", "downsamplers.0.conv", "conv_out"),
+    },
+}
+
+
+def foreign(pipe, tool, ranks=(4,)):
+    """Map the layers (part, path) that `tool` adapts to A, B and the change B A of the weight."""
+    made = {}
+    for part, ends in LAYERS[tool].items():
+        for path, layer in getattr(pipe, part).named_modules():
+            if ends and path.endswith(ends) and isinstance(layer, torch.nn.Linear | torch.nn.Conv2d):
+                outer, *inner = layer.weight.shape
+                rank = ranks[len(made) % len(ranks)]
+                first = 0.2 * torch.randn(rank, *inner)
+                second = 0.2 * torch.randn(outer, rank, *(1 for _ in inner[1:]))
+                change = (second.flatten(1) @ first.flatten(1)).view_as(layer.weight)
+                made[part, path.removeprefix("text_model.")] = first, second, change
+    return made
+
+
+def kohyas(made, alphas):
+    """kohya's names, with alphas in turn; and the change that each layer has by its own alpha."""
+    tensors, changes = {}, {}
+    for number, ((part, path), (first, second, change)) in enumerate(made.items()):
+        name = f"{'lora_unet' if part == 'unet' else 'lora_te_text_model'}_{path.replace('.', '_')}"
+        tensors |= {f"{name}.lora_down.weight": first, f"{name}.lora_up.weight": second}
+        alpha = alphas[number % len(alphas)]
+        if alpha is not None:
+            tensors[f"{name}.alpha"] = torch.tensor(float(alpha))
+        changes[part, path] = change * (1 if alpha is None else alpha / len(first))
+    return tensors, changes
+
+
+def changed_by_hand(pipe, changes):
+    """What the model draws with the changes added to its weights."""
+    for (part, path), change in changes.items():
+        module = getattr(pipe, part)
+        path = path if part == "unet" or not hasattr(module, "text_model") else f"text_model.{path}"
+        module.get_submodule(path).weight.data += change
+    return drawn(pipe)
+
+
+@pytest.mark.parametrize(
+    ("tool", "ranks", "alphas"),
+    [
+        *(("kohya", *scales) for scales in (((4,), (1,)), ((4,), (None,)), ((4, 2, 8), (4, 2, 8)))),
+        *((tool, (4, 2), (1, 3, None)) for tool in LAYERS),
+    ],
+    ids=str,
+)
+def test_kohyas_files_act_as_their_numbers_say(tiny_pipe, tmp_path, tool, ranks, alphas):
+    pipe, plain = tiny_pipe(), tiny_pipe()
+    tensors, changes = kohyas(foreign(pipe, tool, ranks), alphas)
+    save_file(tensors, tmp_path / "kohya.safetensors")
+    expected = changed_by_hand(tiny_pipe(), changes)
+    lora = load_lora(tmp_path / "kohya.safetensors", pipe)
+    before = prints(pipe)
+    lora.apply(pipe)
+    torch.testing.assert_close(drawn(pipe), expected, atol=1e-3, rtol=1e-3)
+    lora.remove(pipe)
+    assert prints(pipe) == before
+    lora.save(tmp_path / "own.safetensors", {})
+    plain.load_lora_weights(tmp_path, weight_name="own.safetensors")
+    torch.testing.assert_close(drawn(plain), expected, atol=1e-3, rtol=1e-3)
+    lora.merge(pipe)
+    torch.testing.assert_close(drawn(pipe), expected, atol=1e-3, rtol=1e-3)
+    assert not torch.allclose(expected, drawn(tiny_pipe()), atol=1e-2)
+
+
+def diffusers_files(made):
+    """The layouts of diffusers' own scripts over the years, for layers of attentions."""
+    years = {"2024": {}, "2023": {}, "2023-peft": {}, "2022": {}}
+    for (part, path), (first, second, _) in made.items():
+        text = part == "text_encoder"
+        years["2024"] |= {f"{part}.{path}.lora_A.weight": first, f"{part}.{path}.lora_B.weight": second}
+        full = f"{part}.text_model.{path}" if text else f"{part}.{path}"
+        years["2023-peft"] |= {f"{full}.lora_A.weight": first, f"{full}.lora_B.weight": second}
+        middle = "lora_linear_layer" if text else "lora"
+        years["2023"] |= {f"{full}.{middle}.down.weight": first, f"{full}.{middle}.up.weight": second}
+        if not text:
+            outer, _, projection = path.removesuffix(".0").rpartition(".")
+            name = f"{outer}.processor.{projection}_lora"
+            years["2022"] |= {f"{name}.down.weight": first, f"{name}.up.weight": second}
+    return years
+
+
+@pytest.mark.parametrize("year", ["2024", "2023-peft", "2023", "2022"])
+def test_files_of_diffusers_scripts_act_as_their_numbers_say(tiny_pipe, tmp_path, year):
+    pipe = tiny_pipe()
+    made = foreign(pipe, "diffusers")
+    save_file(diffusers_files(made)[year], tmp_path / "lora.safetensors")
+    changes = {at: change for at, (_, _, change) in made.items() if year != "2022" or at[0] == "unet"}
+    lora = load_lora(tmp_path / "lora.safetensors", pipe)
+    lora.apply(pipe)
+    torch.testing.assert_close(drawn(pipe), changed_by_hand(tiny_pipe(), changes), atol=1e-3, rtol=1e-3)
+
+
+def test_alphas_in_diffusers_header_count(tiny_pipe, tmp_path):
+    pipe, plain = tiny_pipe(), tiny_pipe()
+    made = foreign(pipe, "diffusers")
+    name = next(path for part, path in made if part == "unet")
+    about = {f"{part}.{key}": value for part in LAYERS["diffusers"] for key, value in (("r", 4), ("lora_alpha", 2))}
+    about |= {"unet.alpha_pattern": {name: 12}, "unet.target_modules": ["to_q", "to_k", "to_v", "to_out.0"]}
+    about |= {"text_encoder.target_modules": ["q_proj", "k_proj", "v_proj", "out_proj"]}
+    path = tmp_path / "lora.safetensors"
+    save_file(diffusers_files(made)["2023-peft"], path, metadata={"lora_adapter_metadata": json.dumps(about)})
+    changes = {at: change * (3 if at == ("unet", name) else 0.5) for at, (_, _, change) in made.items()}
+    load_lora(path, pipe).apply(pipe)
+    torch.testing.assert_close(drawn(pipe), changed_by_hand(tiny_pipe(), changes), atol=1e-3, rtol=1e-3)
+    plain.load_lora_weights(tmp_path, weight_name=path.name)
+    torch.testing.assert_close(drawn(pipe), drawn(plain), atol=1e-3, rtol=1e-3)
+
+
+def test_other_adapters_are_refused(tiny_pipe, tmp_path):
+    pipe, path = tiny_pipe(), tmp_path / "it.safetensors"
+    tensors, _ = kohyas(foreign(pipe, "kohya"), (1,))
+    name = next(iter(tensors)).removesuffix(".lora_down.weight")
+    fails = {
+        "it holds .*dora_scale": {f"{name}.dora_scale": torch.ones(1)},
+        "it holds .*hada_w1_a": {f"{name}.hada_w1_a": torch.ones(2, 2)},
+        "it holds .*lokr_w1": {f"{name}.lokr_w1": torch.ones(2, 2)},
+        "it holds .*lora_mid": {f"{name}.lora_mid.weight": torch.ones(2, 2)},
+        "it holds .*lora_B.bias": {f"{name}.lora_B.bias": torch.ones(2)},
+        "alpha belongs to no layer": {"lora_unet_x.alpha": torch.tensor(1.0)},
+        "a layout that diffusers does not know": {"lora_unet_x.lora_up.weight": torch.ones(2, 2)},
+        "made for another model: unet.*proj_in.*the layer is missing": {
+            "lora_unet_input_blocks_1_1_proj_in.lora_down.weight": torch.ones(2, 2),
+            "lora_unet_input_blocks_1_1_proj_in.lora_up.weight": torch.ones(2, 2),
+        },
+        "text_encoder_2": {
+            "lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": torch.ones(2, 32),
+            "lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_up.weight": torch.ones(64, 2),
+        },
+    }
+    for says, more in fails.items():
+        save_file(tensors | more, path)
+        with pytest.raises(UserError, match=says):
+            load_lora(path, pipe)

@@ -215,6 +215,7 @@ def test_a_scheduler_set_afterwards_is_checked_too(tiny_pipe):
     [
         *((name, {}) for name in TWO_CALLS),
         ("PNDMScheduler", {"skip_prk_steps": False}),
+        ("PNDMScheduler", {"skip_prk_steps": True, "prediction_type": "v_prediction"}),
         ("DDIMScheduler", {"clip_sample": True}),
         ("DDIMScheduler", {"rescale_betas_zero_snr": True}),
         ("DPMSolverMultistepScheduler", {"thresholding": True}),
