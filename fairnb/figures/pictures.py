@@ -16,6 +16,7 @@ from fairnb.measure.images import load_image
 from fairnb.measure.metrics import summarise
 
 SIDE = 512  # pixels of a picture in a figure; more would not be seen
+MOST_PICTURES = 200  # of a grid: matplotlib draws at most 65,536 pixels, in a single column, too
 
 
 def picture_grid(
@@ -25,20 +26,23 @@ def picture_grid(
     titles: Sequence[str] | None = None,
     title: str = "",
 ) -> Figure:
-    """A grid of images [N, 3, H, W] in [-1, 1], or paths, row by row; `titles` are shown above each."""
-    pictures = _pixels(images)
+    """A grid of images [N, 3, H, W] in [-1, 1], or paths, row by row; `titles` are shown above each. Of more than
+    `MOST_PICTURES` an even choice is shown."""
+    every = max(1, -(-len(images) // MOST_PICTURES))
+    note = f"one in {every} of {len(images):,} pictures" if every > 1 else ""
+    pictures, titles = _pixels(images[::every]), titles and titles[::every]
     columns = min(columns, len(pictures))
     rows = -(-len(pictures) // columns)
     lift = 0.28 if titles else 0.06
     height = rows * (1 + lift)
-    figure, axis = new_figure(columns * 1.1, height * 1.1 + (0.35 if title else 0))
+    figure, axis = new_figure(columns * 1.1, height * 1.1 + (0.35 if title or note else 0))
     for number, picture in enumerate(pictures):
         x, y = (number % columns) * 1.06, (number // columns) * (1 + lift) + lift
         axis.imshow(picture, extent=(x, x + 1, y + 1, y), interpolation="lanczos")
         if titles:
             axis.text(x + 0.5, y - 0.05, plain(titles[number]), ha="center", va="bottom", fontsize=8.5)
     _canvas(axis, columns * 1.06 - 0.06, height)
-    entitle(figure, title)
+    entitle(figure, title, note)
     return figure
 
 

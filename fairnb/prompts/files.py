@@ -60,13 +60,16 @@ def read_prompts(path: str | Path) -> pd.DataFrame:
     text, notes, suffix = _text(path), [], path.suffix.lower()
     if not text.strip():
         raise UserError(f"prompt file {path} holds no prompt: write one per line")
-    headed = any(map(_is_known, _header(text)[1]))
+    names = _header(text)[1]
+    headed = any(map(_is_known, names)) or (len(names) == 1 and names[0].strip().casefold() in CAPTION)
     if text.lstrip()[0] in "[{" or (suffix in (".json", ".jsonl", ".ndjson") and not headed):
         rows = _rows_of_json(_parsed(text, path), path, name, notes)
     elif name is not None:
         raise UserError(f"prompt file {path} is not JSON, so it has no list '{name}': leave out ':{name}'")
     elif headed or suffix in (".csv", ".tsv", ".tab"):
         rows = _rows_of_table(text, path)
+        if suffix not in (".csv", ".tsv", ".tab"):
+            notes.append(f"{path}: read as a table, since its first line names the columns {_listed(names)}")
     elif suffix in (".txt", ".text"):
         rows = _rows_of_text(text, path)
     else:
@@ -129,7 +132,7 @@ def _lines(text: str) -> list[str]:
 
 def _header(text: str) -> tuple[str, list[str]]:
     """Delimiter and fields of a table's first line: those with the most known names, then with the most fields."""
-    line = _lines(text.lstrip("\r\n"))[0]
+    line = _lines(text.lstrip("\r\n")[: 2**16])[0]  # the csv module stops at longer fields
     split = {mark: next(csv.reader([line], delimiter=mark, skipinitialspace=True), []) for mark in ",;\t|"}
     return max(split.items(), key=lambda item: (sum(map(_is_known, item[1])), len(item[1])))
 
@@ -206,12 +209,12 @@ def _rows_of_json(content: Any, path: Path, name: str | None, notes: list[str]) 
         words = load_prompt_set(path)
         table = prompt_rows(words, *(SPLITS if name is None else [_one_of(name, SPLITS, path)]))
         return list(table.drop(columns="prompt_id").itertuples(index=False, name=None))
-    pairs = content.items() if isinstance(content, dict) else ()
-    lists = {key: value for key, value in pairs if isinstance(value, list)}
-    if not lists:
+    entries = content if isinstance(content, dict) else {}
+    lists = {key: value for key, value in entries.items() if isinstance(value, list)}
+    if not lists or any(isinstance(value, str) and _is_known(key) for key, value in entries.items()):
         if name is not None:
             raise UserError(f"prompt file {path} has no list '{name}', nor any list with a name: leave out ':{name}'")
-        if not isinstance(content, list | dict):
+        if not isinstance(content, list | dict | str):
             raise UserError(f"prompt file {path} must hold a list of prompts or a dict of such lists: rewrite it")
         return _rows_of_list(content if isinstance(content, list) else [content] * bool(content), path)  # a single line
     if name is not None:
@@ -299,7 +302,7 @@ def _table(rows: list[tuple], path: Path, notes: list[str]) -> pd.DataFrame:
 
 def _clean(text: Any, path: Path) -> str:
     """A prompt on one line with single spaces, which the tokeniser of Stable Diffusion makes of it anyway."""
-    prompt = " ".join(text.split()) if isinstance(text, str) else ""
+    prompt = " ".join(text.replace("\ufeff", "").split()) if isinstance(text, str) else ""  # a mark of joined files
     if not prompt or any(unicodedata.category(character) in ("Cc", "Cs") for character in prompt):
         raise UserError(f"prompt file {path} holds {str(text)[:60]!r}, which is not a prompt: remove it")
     if re.search(r"\{\w*\}", prompt):

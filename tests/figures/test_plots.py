@@ -66,6 +66,15 @@ def test_picture_grid_takes_a_tensor_or_paths(records: pd.DataFrame, tmp_path: P
     assert len(drawn(pictures.picture_grid([tmp_path / path for path in records.path])).axes[0].images) == len(records)
 
 
+def test_of_many_pictures_an_even_choice_is_shown_and_said():
+    images = torch.linspace(-1, 1, 401)[:, None, None, None].expand(-1, 3, 2, 2)
+    figure = pictures.picture_grid(images, columns=1, titles=[str(number) for number in range(401)])
+    shown = [image.get_array()[0, 0, 0] for image in figure.axes[0].images]
+    assert np.allclose(shown, np.linspace(0, 1, 401)[::3]) and "one in 3 of 401 pictures" in texts(figure)
+    assert [text.get_text() for text in figure.axes[0].texts] == [str(number) for number in range(0, 401, 3)]
+    assert max(figure.get_size_inches()) * 150 < 2**16
+
+
 def test_a_picture_keeps_its_colours():
     image = torch.stack([torch.full((4, 4), value) for value in (-1.0, 0.0, 1.0)])[None]
     shown = pictures.picture_grid(image).axes[0].images[0].get_array()

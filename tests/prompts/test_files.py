@@ -65,6 +65,9 @@ def read(path: Path) -> list[tuple[str, str | None]]:
         ("data.json", '{"data": [{"caption": "a photo of a cook"}]}', [(COOK, None)]),
         ("lines.jsonl", '{"prompt": "a photo of a cook"}\n\n{"text": "a pilot"}\n', [(COOK, None), ("a pilot", None)]),
         ("lines.json", '{"prompt": "a photo of a cook"}\n{"prompt": "a pilot"}', [(COOK, None), ("a pilot", None)]),
+        ("long.txt", "x" * 2**18 + '"', [("x" * 2**18 + '"', None)]),
+        ("text.txt", "Text\na photo of a cook\n", [(COOK, None)]),
+        ("tags.jsonl", '{"prompt": "a photo of a cook", "tags": ["x"]}', [(COOK, None)]),
         ("one.jsonl", '{"prompt": "a photo of a cook"}\n', [(COOK, None)]),
         ("json.txt", '["a photo of a cook"]', [(COOK, None)]),
         ("csv.json", "prompt\na photo of a cook\n", [(COOK, None)]),
@@ -102,6 +105,12 @@ def test_lists_of_two_kinds_are_joined_or_one_is_chosen(tmp_path: Path):
     assert not read_prompts(f"{path}:train_prompts").attrs["notes"]
     with pytest.raises(UserError, match="has no list 'x': choose one of 'jobs', 'jobs1', 'train_prompts'"):
         read_prompts(f"{path}:x")
+
+
+def test_text_read_as_a_table_is_said(tmp_path: Path):
+    (tmp_path / "p.txt").write_text("Prompt;id\na photo of a cook;1\n")
+    assert read(tmp_path / "p.txt") == [(COOK, None)]
+    assert "names the columns 'Prompt', 'id'" in read_prompts(tmp_path / "p.txt").attrs["notes"][0]
 
 
 def test_what_is_left_out_of_ffds_file_is_said(tmp_path: Path):
@@ -175,6 +184,8 @@ def test_our_own_prompt_set_is_read_whole_or_by_split():
         ("a.txt", "a pilot".encode("utf-16-le"), "is not text in UTF-8"),
         ("a.xlsx", b"PK\x03\x04\x00\xff", "is not text in UTF-8"),
         ("a.parquet", b"PAR1\x15\x00", "is not text in UTF-8"),
+        ("a.csv", ",".join(f"c{number}" for number in range(2**15)), "has the columns 'c0', .* 'c11', ...: name"),
+        ("a.csv", f"prompt\n{'x' * 2**18}\n", "is not a table: field larger"),
         ("a.md", "a pilot\n", "is not recognised by its content or its suffix '.md'"),
         ("a.yaml", "- a pilot\n", "is not recognised by its content or its suffix '.yaml'"),
         ("a", "a pilot\n", "is not recognised"),
