@@ -1,14 +1,18 @@
 """Whatever a file holds: a right result or one clear sentence, never another error, never a changed file."""
 
+import io
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors.numpy import save_file
 
 from fairnb.adapters.load import load_adapter
@@ -17,7 +21,9 @@ from fairnb.adapters.neuron_sets import load_neurons
 from fairnb.diffusion.fingerprint import fingerprint
 from fairnb.errors import UserError
 from fairnb.files import root
-from fairnb.measure.ffd_results import read_test_results
+from fairnb.measure.ffd_results import read_ffd_records, read_test_results
+from fairnb.measure.folders import picture_rows
+from fairnb.measure.images import load_image
 from fairnb.measure.metrics import bias_by_prompt
 from fairnb.measure.records import read_records
 from fairnb.profiles import Profile, load_profile, valid_keys
@@ -215,6 +221,50 @@ def test_records(tmp_path, rows, column, change):
     if records is not None and "gender" in records:
         biases = bias_by_prompt(records, "gender").bias.dropna()
         assert ((biases >= 0) & (biases <= 1)).all()
+
+
+def picture(kind: str) -> bytes:
+    stream = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
+    Image.fromarray(noise).convert("P" if kind == "GIF" else "RGB").save(stream, kind)
+    return stream.getvalue()
+
+
+PICTURES = {kind: picture(kind) for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")}
+
+
+@often
+@given(st.sampled_from(list(PICTURES)), st.integers(0, 2**32), st.binary(max_size=4), st.booleans())
+def test_damaged_pictures(tmp_path, kind, place, piece, cut):
+    whole, path = PICTURES[kind], tmp_path / "a.jpg"
+    place %= len(whole)
+    path.write_bytes(whole[:place] + piece + (b"" if cut else whole[place + len(piece) :]))
+    image = right_or_said(lambda: load_image(path), path)
+    assert image is None or (image.shape[0] == 3 and image.min() >= -1 and image.max() <= 1)
+    rows = right_or_said(lambda: picture_rows(tmp_path), path)
+    assert rows is None or [row["path"] for row in rows[0]] == ["a.jpg"]
+
+
+tensors = st.builds(
+    lambda shape, kind: torch.zeros(shape).to(kind),
+    st.lists(st.sampled_from([0, 1, 2, 4]), max_size=3),
+    st.sampled_from([torch.bool, torch.float16, torch.float32, torch.int64, torch.complex64]),
+)
+parts = st.tuples(
+    *(
+        st.just({0: right}) | st.just({}) | tensors.map(lambda tensor: {0: tensor}) | st.dictionaries(scalars, scalars)
+        for right in (torch.ones(2).bool(), *(torch.zeros(2, classes) for classes in (4, 2, 4, 2)))
+    )
+)
+
+
+@often
+@given(parts)
+def test_ffd_results(tmp_path, parts):
+    path = tmp_path / "r.pkl"
+    path.write_bytes(pickle.dumps(parts))
+    records = right_or_said(lambda: read_ffd_records(path), path)
+    assert records is None or records.image.isin([0, 1]).all()
 
 
 @pytest.fixture(autouse=True)

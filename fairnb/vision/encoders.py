@@ -5,9 +5,11 @@ from pathlib import Path
 import torch
 from torch.nn.functional import interpolate, normalize
 from transformers import AutoModel, CLIPModel, CLIPTokenizer
+from transformers.utils import cached_file
 
 from fairnb.diffusion.pipeline import explain_missing
 from fairnb.errors import UserError
+from fairnb.files import read_json
 
 # The image statistics of OpenAI's CLIP, which mini-clip uses, too.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -17,12 +19,12 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 class Clip(torch.nn.Module):
     """A `CLIPModel` and its tokenizer, giving features [N, D] of norm 1."""
 
-    def __init__(self, model: CLIPModel, tokenizer: CLIPTokenizer):
+    def __init__(self, model: CLIPModel, tokenizer: CLIPTokenizer, mean=MEAN, std=STD):
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
-        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     def image_features(self, images: torch.Tensor) -> torch.Tensor:
         """Features of images [N, 3, H, W] in [-1, 1]; differentiable."""
@@ -64,6 +66,21 @@ def load_trained(kind, what: str, model: str | Path, *, unused: str | None = Non
     return network
 
 
+def _statistics(model: str | Path, mean: tuple, std: tuple, **where) -> tuple[tuple, tuple]:
+    """Mean and standard deviation of a model's pixels: those of its preprocessor_config.json (LAION's CLIP ViT-L/14 has
+    others than OpenAI's), else the given ones."""
+    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    path = cached_file(model, "preprocessor_config.json", **quiet, **where)
+    named = read_json(path) if path else {}
+    try:
+        found = tuple(tuple(map(float, named.get(f"image_{key}", own))) for key, own in (("mean", mean), ("std", std)))
+        if any(len(each) != 3 for each in found) or min(found[1]) <= 0:
+            raise ValueError("three numbers are needed")
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{path} has no image_mean and image_std that can be used ({error}): correct it") from error
+    return found
+
+
 def load_clip(model: str | Path, device: torch.device | str = "cpu", revision: str | None = None) -> Clip:
     """Load CLIP (model and tokenizer) from a folder or hub id, frozen; `UserError` if that fails."""
     where = {"revision": revision, "local_files_only": Path(model).exists()}
@@ -72,7 +89,7 @@ def load_clip(model: str | Path, device: torch.device | str = "cpu", revision: s
         tokenizer = CLIPTokenizer.from_pretrained(model, **where)
     except Exception as error:  # transformers raises a different type for each broken file
         raise UserError(explain_missing("CLIP model", model, error)) from error
-    return Clip(network, tokenizer).eval().requires_grad_(False).to(device)
+    return Clip(network, tokenizer, *_statistics(model, MEAN, STD, **where)).eval().requires_grad_(False).to(device)
 
 
 # The image statistics of DINO and DINOv2.
@@ -86,11 +103,11 @@ class Dino(torch.nn.Module):
     It represents shapes and parts, CLIP what a caption would name; FFD uses both.
     """
 
-    def __init__(self, model: torch.nn.Module):
+    def __init__(self, model: torch.nn.Module, mean=IMAGENET_MEAN, std=IMAGENET_STD):
         super().__init__()
         self.model = model
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     def image_features(self, images: torch.Tensor) -> torch.Tensor:
         """Features of the class token; differentiable. Images are resized to 16 x 16 patches."""
@@ -105,4 +122,6 @@ def load_dino(model: str | Path, device: torch.device | str = "cpu", revision: s
     """Load DINO(v2) from a folder or hub id such as facebook/dinov2-base, frozen; `UserError` if that fails."""
     where = {"revision": revision, "local_files_only": Path(model).exists()}
     network = load_trained(AutoModel, "DINO model", model, unused="pooler", **where)
-    return Dino(network).eval().requires_grad_(False).to(device)
+    return (
+        Dino(network, *_statistics(model, IMAGENET_MEAN, IMAGENET_STD, **where)).eval().requires_grad_(False).to(device)
+    )

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer, Dinov2Config, Dinov2Model
 
 from fairnb.errors import UserError
@@ -73,3 +74,29 @@ def test_kid_is_small_for_equal_sets_and_grows_with_their_distance():
     assert kid(one + 0.5, two, size=100, seed=0)[0] > kid(one + 0.2, two, size=100, seed=0)[0] > 3 * spread
     with pytest.raises(UserError, match="a subset of 300 cannot be drawn from 200"):
         kid(one, two, size=300, seed=0)
+
+
+def test_an_encoder_whose_weights_are_missing_is_refused(tmp_path):
+    Dinov2Model(Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2)).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    lost = weights.pop("layernorm.weight")
+    assert lost.shape == (16,)
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="the DINO model .* is not trained: its files hold no layernorm.weight"):
+        load_dino(tmp_path)
+
+
+def test_an_encoders_own_pixel_statistics_are_followed(tmp_path):
+    network = Dinov2Model(Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=224))
+    network.save_pretrained(tmp_path)
+    path = tmp_path / "preprocessor_config.json"
+    assert load_dino(tmp_path).mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+    path.write_text('{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.25, 0.5]}')
+    dino, images = load_dino(tmp_path), torch.rand(1, 3, 224, 224) * 2 - 1
+    pixels = images * torch.tensor([1, 2, 1]).view(3, 1, 1)
+    expected = torch.nn.functional.normalize(network(pixels).last_hidden_state[:, 0], dim=-1)
+    torch.testing.assert_close(dino.image_features(images), expected, atol=1e-4, rtol=1e-3)
+    for content in ('{"image_mean": null}', '{"image_std": [0, 1, 1]}', "[]"):
+        path.write_text(content)
+        with pytest.raises(UserError, match="preprocessor_config.json has no image_mean and image_std"):
+            load_dino(tmp_path)
