@@ -87,27 +87,23 @@ class Finetune(_Section):
     pool: Count = 24  # different noises per prompt
     gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, more time
     learning_rate: Positive = 1e-3
-    optimizer: Literal["adamw", "sgd"] = "adamw"  # sgd with momentum .9, as in Bias Neurons
-    schedule: Literal["linear", "constant", "steps"] = "linear"  # of the learning rate: to 0 (ours); as in FFD; or
-    # times .2 after each fifth of the updates, as in Bias Neurons
+    optimizer: Literal["adamw", "sgd"] = "adamw"  # sgd: with momentum .9 (BN, Bias Neurons)
+    schedule: Literal["linear", "constant", "steps"] = "linear"  # steps: times .2 after each fifth of the updates (BN)
     weight_decay: NotNegative = 0.0
     gradient: Literal["adjusted", "last", "full"] = "adjusted"
     gradient_steps: Count | None = 3  # denoising steps used per gradient; None, or gradient "full": all
-    # Lower and upper bound of an update's denoising steps, drawn anew each time (reference images use the lower bound);
-    # None: those of `sampling`.
+    # Bounds of an update's denoising steps, drawn anew each time; references have the lower. None: those of `sampling`.
     steps: Annotated[list[Count], Field(min_length=2, max_length=2)] | None = None
     acts_from: Timestep = 0  # the change is trained and active in timesteps >= this one; 0: in all
     class_weight: NotNegative = 1.0
     semantics_weight: NotNegative = 8.0
     latent_weight: NotNegative = 0.0  # of the squared distance between latents and reference latents
-    reference: Literal["original", "named"] = "original"  # for an image whose class must change: the original image,
-    # or the image of the prompt that names the target class
+    reference: Literal["original", "named"] = "original"  # of an image that must change; named: that of the class word
     named_every: Count | None = None  # every n-th prompt names a class, which must still be obeyed
-    # Of both weights where no confident target is the class of the original; a number, or one per attribute.
-    changed_factor: Factor = 0.2
+    changed_factor: Factor = 0.2  # of both where no confident target is the original's class; one, or one per attribute
     face_box_factor: Factor = 1.0  # the same for the semantics gradient inside the face, new and original
     face_weight: NotNegative = 0.0  # of the distance between a face's features and those of a clear face of its class
-    face_sure: Share = 0.9  # probability from which the guide's class of such a clear face counts
+    face_sure: Share = 0.9  # the least probability of the class of such a clear face
     faceless_weight: NotNegative = 0.0  # of the change in the number of images without a face (BN): it has no gradient
     confidence: Portion = 0.8  # targets with a lower confidence are ignored; 0: none is
     ema: Portion = 0.99  # decay of the moving average of the weights, which becomes the patch; 0: no average
@@ -120,9 +116,7 @@ class Finetune(_Section):
         if self.part > self.images:
             raise ValueError(f"part ({self.part}) is larger than images ({self.images})")
         if self.acts_from and self.gradient != "adjusted":
-            raise ValueError(
-                f"acts_from ({self.acts_from}) needs gradient: adjusted, because '{self.gradient}' uses the late steps"
-            )
+            raise ValueError(f"acts_from ({self.acts_from}) needs gradient adjusted: {self.gradient} uses late steps")
         if self.pool < self.images:
             raise ValueError(f"pool ({self.pool}) is smaller than images ({self.images})")
         return self
@@ -159,16 +153,14 @@ class Contrast(_Section):
     shared: bool = True  # one noise and timestep per triplet; False: one per member, as published
     perturbation: NotNegative = 0.0  # of the noise that is added to the images, as a share of it; published .1
     flips: bool = False  # mirror images at random, as published
-    # Parts that are trained, one stage after the other, with equally many updates each. A stage of one part has only
-    # the terms of the published loss that concern it.
+    # Parts that are trained, one stage after the other, with equally many updates each and the terms that concern them.
     stages: Annotated[list[list[Literal["text_encoder", "unet"]]], Field(min_length=1)] = [["text_encoder", "unet"]]
 
 
 class Experiment(_Section):
     """Notebooks 08 to 12: an adapter, the target shares, and the differences from the profile's `finetune`."""
 
-    # full: all weights of the parts; words: attribute words drawn into prompts
-    adapter: Literal["neurons", "lora", "full", "prefix", "h_guidance", "words"]
+    adapter: Literal["neurons", "lora", "full", "prefix", "h_guidance", "words"]  # words: drawn into the prompts
     parts: Annotated[list[Literal["text_encoder", "unet"]], Field(min_length=1)] = ["text_encoder"]  # of lora and full
     rank: Count = 8  # of a LoRA
     tokens: Count = 5  # of a prefix
@@ -193,9 +185,10 @@ class Experiment(_Section):
 
     @model_validator(mode="after")
     def _trains(self) -> "Experiment":
-        if self.contrast and self.adapter not in ("lora", "full"):
+        stages = self.contrast.stages if self.contrast else []
+        if stages and self.adapter not in ("lora", "full"):
             raise ValueError(f"contrast trains an adapter lora or full, not {self.adapter}: change one of them")
-        if self.contrast and not all(set(stage) & set(self.parts) for stage in self.contrast.stages):
+        if not all(set(stage) & set(self.parts) for stage in stages):
             raise ValueError(f"contrast.stages has a stage without any of parts ({', '.join(self.parts)}): add one")
         return self
 
@@ -242,9 +235,8 @@ def _experiments(value: Any) -> Any:
         while isinstance(own := values.get("finetune"), dict) and "base" in own:
             base = str(own["base"])
             if base in seen or not isinstance(experiments.get(base, {}).get("finetune"), dict):
-                raise UserError(
-                    f"{value}/{name}.yaml has finetune.base {base}: name another experiment of the folder with finetune"
-                )
+                why = "name another experiment of the folder with finetune"
+                raise UserError(f"{value}/{name}.yaml has finetune.base {base}: {why}")
             seen.append(base)
             values["finetune"] = experiments[base]["finetune"] | {key: own[key] for key in own if key != "base"}
     return experiments
@@ -392,7 +384,6 @@ def valid_keys() -> list[str]:
     """Return all dotted keys of a profile."""
     keys = []
     for name, field in Profile.model_fields.items():
-        keys.append(name)
-        if isinstance(field.default, _Section):
-            keys.extend(f"{name}.{inner}" for inner in type(field.default).model_fields)
+        inner = type(field.default).model_fields if isinstance(field.default, _Section) else ()
+        keys += [name, *(f"{name}.{each}" for each in inner)]
     return keys
