@@ -12,7 +12,7 @@ from fairnb.files import read_json
 from fairnb.measure.generate import PLAN
 from fairnb.measure.images import image_path, load_image
 from fairnb.measure.records import BOX, check_records
-from fairnb.prompts.attributes import ATTRIBUTES
+from fairnb.prompts.attributes import get_attribute
 from fairnb.vision.classifiers import Classifier
 from fairnb.vision.encoders import Clip
 from fairnb.vision.perception import perceive
@@ -38,8 +38,8 @@ def judge_images(
     """
     folder = Path(folder)
     device = next(judge.parameters()).device
-    for name, classes in judge.classes.items():
-        _check_classes(name, classes)
+    for name in judge.classes:
+        get_attribute(name)  # refuses a judge of something else
     tables = [
         _judge_batch(some, images.to(device), detector, judge, occupation_judge, clip)
         for some, images in _batches(folder, _files(folder) if rows is None else rows, batch)
@@ -67,13 +67,6 @@ def _judge_batch(rows, images, detector, judge, occupation_judge, clip) -> pd.Da
         texts = clip.text_features(table.prompt.tolist())
         table["clip_t"] = (clip.image_features(images) * texts).sum(-1).float().cpu().numpy()
     return table
-
-
-def _check_classes(name: str, classes: tuple[str, ...]) -> None:
-    """Refuse a judge whose classes are others, or in another order: it would silently swap the shares."""
-    if name not in ATTRIBUTES or ATTRIBUTES[name].classes != classes:
-        known = ", ".join(ATTRIBUTES[name].classes) if name in ATTRIBUTES else "not an attribute of fairnb"
-        raise UserError(f"the judge's classes of '{name}' are {', '.join(classes)}, but should be: {known}")
 
 
 def _batches(folder: Path, files: Iterable[dict], size: int) -> Iterator[tuple[list[dict], torch.Tensor]]:

@@ -3,7 +3,7 @@
 Three kinds of models are supported: a transformers image classifier (a folder or hub id), a CLIP used zero-shot, and a
 MobileNetV3-Large state dict (a .pt, .pth or .safetensors file) as trained by FFD (Shen et al., ICLR 2024). A `Source`
 declares which outputs mean which class, unless the model's own labels are written "attribute:class" ("gender:female"),
-as mini-sd's are.
+as mini-sd's are. Whatever the order of a model's outputs, the classes have that of their attribute.
 """
 
 import json
@@ -13,53 +13,47 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from torch.nn.functional import interpolate, normalize
+from torch.nn.functional import normalize
 from torchvision.models import mobilenet_v3_large
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
 from fairnb.diffusion.pipeline import explain_missing
 from fairnb.errors import UserError
 from fairnb.profiles import Source
-from fairnb.prompts.attributes import get_attribute
-from fairnb.vision.encoders import load_clip
+from fairnb.prompts.attributes import ATTRIBUTES, get_attribute
+from fairnb.vision.encoders import load_clip, load_trained
+from fairnb.vision.pixels import Pixels, pixels_of
 
 Table = dict[str, dict[str, list[int]]]  # attribute -> class -> columns of the model's output that mean it
 WEIGHTS = (".pt", ".pth", ".safetensors")
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 
 class Classifier(torch.nn.Module):
     """Logits per attribute for images [N, 3, H, W] in [-1, 1] of any size, differentiable.
 
-    `model` maps normalised images of side `size` to logits [N, C]; `classes` maps attributes to class names, in the
-    order of `table`. If a class has several columns, their probabilities are added (logsumexp). `accuracy` (attribute
-    -> share) and `confusion` (attribute -> counts [K true, K predicted]) come from the model's accuracy.json, if there
-    is one.
+    `model` maps what `pixels` makes of images to logits [N, C]; by default `pixels` only resizes them to the model's
+    `image_size`. `classes` maps attributes to class names, in the order of `table`. If a class has several columns,
+    their probabilities are added (logsumexp). `accuracy` (attribute -> share) and `confusion` (attribute -> counts
+    [K true, K predicted]) come from the model's accuracy.json, if there is one. `size` is the side of the face crops
+    that it is best given.
     """
 
-    def __init__(
-        self,
-        model: torch.nn.Module,
-        table: Table | None = None,
-        size: int | None = None,
-        mean: Sequence[float] = (0.5, 0.5, 0.5),
-        std: Sequence[float] = (0.5, 0.5, 0.5),
-    ):
+    def __init__(self, model: torch.nn.Module, table: Table | None = None, pixels: Pixels | None = None):
         super().__init__()
         self.model = model
-        self.size = size or model.config.image_size
+        self.pixels = pixels or Pixels(model.config.image_size)
+        self.size = self.pixels.side
         self.table = table or own_table(model.config)
         self.classes = {attribute: tuple(classes) for attribute, classes in self.table.items()}
         self.accuracy: dict[str, float] = {}
         self.confusion: dict[str, np.ndarray] = {}
-        mean, std = torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
-        self.register_buffer("scale", 0.5 / std, persistent=False)
-        self.register_buffer("shift", (0.5 - mean) / std, persistent=False)
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """Logits [N, K] for each attribute."""
-        if images.shape[-1] != self.size or images.shape[-2] != self.size:
-            images = interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
-        output = self.model(images * self.scale + self.shift)
+        if not len(images):  # transformers' ViT and CLIP raise on an empty batch
+            return {attribute: _none_of(images, len(classes)) for attribute, classes in self.table.items()}
+        output = self.model(self.pixels(images))
         logits = getattr(output, "logits", output)
         return {
             attribute: torch.stack([logits[:, columns].logsumexp(1) for columns in classes.values()], 1)
@@ -74,6 +68,8 @@ class Classifier(torch.nn.Module):
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """The input of the model's last linear layer: features [N, D] of norm 1, differentiable."""
         last = [module for module in self.model.modules() if isinstance(module, torch.nn.Linear)][-1]
+        if not len(images):
+            return _none_of(images, last.in_features)
         seen = []
         hook = last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
         try:
@@ -118,17 +114,24 @@ class ZeroShot(torch.nn.Module):
         return self.clip.model.logit_scale.exp() * self.texts(self.clip.image_features(images))
 
 
+def _none_of(images: torch.Tensor, width: int) -> torch.Tensor:
+    """Outputs [0, width] of no images, with their graph."""
+    return images.flatten(1).sum(1, keepdim=True).expand(-1, width)
+
+
 def own_table(config) -> Table:
-    """The table of a model with labels attribute:class."""
+    """The table of a model with labels attribute:class; an attribute that is not fairnb's keeps the model's order."""
+    source = Source(model=config.name_or_path)
     table: Table = {}
     for column, label in sorted(config.id2label.items()):
-        attribute, separator, name = label.partition(":")
+        attribute, separator, name = (part.strip() for part in label.partition(":"))
         if not separator:
             raise UserError(
-                f"label '{label}' of {config.name_or_path} is not written attribute:class: declare 'labels' for it"
+                f"label '{label}' of {source.model} is not written attribute:class: declare 'labels' for it"
             )
         table.setdefault(attribute, {}).setdefault(name, []).append(column)
-    return table
+    known = _ordered(source, {name: classes for name, classes in table.items() if name in ATTRIBUTES})
+    return {name: known.get(name, classes) for name, classes in table.items()}
 
 
 def load_classifier(source: str | Path | Source | Sequence[Source], device: torch.device | str = "cpu") -> Classifier:
@@ -137,9 +140,11 @@ def load_classifier(source: str | Path | Source | Sequence[Source], device: torc
     `UserError` if a model is missing or damaged, a class has no label, or a label no class.
     """
     if isinstance(source, (list, tuple)):
+        _all_there([Path(part.model) for part in source])
         parts = [load_classifier(part, device) for part in source]
         return parts[0] if len(parts) == 1 else Several(parts)
     source = source if isinstance(source, Source) else Source(model=str(source))
+    _all_there([Path(source.model)])
     path = Path(source.model)
     if path.suffix in WEIGHTS:
         classifier = _mobilenet(source, path)
@@ -150,6 +155,16 @@ def load_classifier(source: str | Path | Source | Sequence[Source], device: torc
     if (path / "accuracy.json").is_file():
         _read_accuracy(classifier, path / "accuracy.json")
     return classifier.eval().requires_grad_(False).to(device)
+
+
+def _all_there(paths: Sequence[Path]) -> None:
+    """Refuse missing files of weights, all at once, and say where FFD's come from."""
+    if missing := [path for path in paths if path.suffix in WEIGHTS and not path.is_file()]:
+        raise UserError(
+            f"there is no {' and no '.join(map(str, missing))}: for FFD's classifiers unzip the data.zip that the README "
+            "of sail-sg/finetune-fair-diffusion links, and move what is in its data/5-trained-test-classifiers to "
+            f"{missing[0].parent.parent}"
+        )
 
 
 def _read_accuracy(classifier: Classifier, path: Path) -> None:
@@ -169,7 +184,9 @@ def declared_table(source: Source, labels: dict[int, object], whole: bool = True
     `UserError` for a label that the model lacks, a class without label, and, if the table must cover the `whole`
     output, a label without class: images of it would be counted as another class.
     """
-    columns = {str(label): column for column, label in labels.items()}
+    columns: dict[str, list[int]] = {}
+    for column, label in labels.items():
+        columns.setdefault(str(label), []).append(column)
     table = {
         attribute: {name: [str(label) for label in _listed(wanted)] for name, wanted in classes.items()}
         for attribute, classes in (source.labels or {}).items()
@@ -182,9 +199,18 @@ def declared_table(source: Source, labels: dict[int, object], whole: bool = True
     for label in columns if whole else ():
         if label not in declared:
             raise UserError(f"label '{label}' of {source.model} belongs to no class: declare it under 'labels'")
+    for attribute, classes in table.items():
+        each = [label for wanted in classes.values() for label in wanted]
+        if twice := [label for label in each if each.count(label) > 1]:
+            raise UserError(f"label '{twice[0]}' of {source.model} is declared twice for {attribute}: leave one")
     return _ordered(
         source,
-        {a: {name: [columns[label] for label in wanted] for name, wanted in cs.items()} for a, cs in table.items()},
+        {
+            attribute: {
+                name: [column for label in wanted for column in columns[label]] for name, wanted in each.items()
+            }
+            for attribute, each in table.items()
+        },
     )
 
 
@@ -196,8 +222,6 @@ def _ordered(source: Source, table: Table) -> Table:
         for name in get_attribute(attribute).classes:
             if not classes.get(name):
                 raise UserError(f"the labels of {source.model} give {attribute} no '{name}': declare one")
-    if not table:
-        raise UserError(f"{source.model} has no labels of its own: declare 'labels', a column for every class")
     return {
         attribute: {name: classes[name] for name in get_attribute(attribute).classes}
         for attribute, classes in table.items()
@@ -208,23 +232,36 @@ def _listed(value) -> list:
     return value if isinstance(value, list) else [value]
 
 
-def _load(kind, source: Source, **options):
+def _load(kind, source: Source):
     path = Path(source.model)
     try:
-        return kind.from_pretrained(source.model, revision=source.revision, local_files_only=path.exists(), **options)
+        return kind.from_pretrained(source.model, revision=source.revision, local_files_only=path.exists())
     except Exception as error:  # transformers raises a different type for each broken file
         raise UserError(explain_missing("classifier", source.model, error)) from error
 
 
 def _image_classifier(source: Source) -> Classifier:
-    model = _load(AutoModelForImageClassification, source, use_safetensors=True, dtype=torch.float32)
-    table = declared_table(source, model.config.id2label) if source.labels else None
-    if not (Path(source.model) / "preprocessor_config.json").is_file() and Path(source.model).is_dir():
-        return Classifier(model, table)  # as mini-sd's: pixels in [-1, 1]
+    where = {"revision": source.revision, "local_files_only": Path(source.model).exists()}
+    model = load_trained(AutoModelForImageClassification, "classifier", source.model, **where)
+    config = model.config
+    kind = "regression" if config.num_labels == 1 else config.problem_type
+    if kind not in (None, "single_label_classification"):
+        raise UserError(
+            f"{source.model} does not choose one of its labels ({kind}, {config.num_labels} outputs): use a classifier "
+            "that has an output for every class"
+        )
+    table = declared_table(source, config.id2label) if source.labels else own_table(config)
+    side = config.image_size if isinstance(getattr(config, "image_size", None), int) else None
+    folder = Path(source.model)
+    if folder.is_dir() and not any((folder / name).is_file() for name in PROCESSORS):
+        if side is None or not all(":" in label for label in config.id2label.values()):
+            raise UserError(
+                f"{folder} has no {PROCESSORS[0]}, which says how pixels are scaled: copy that of the model from which "
+                "it was fine-tuned"
+            )
+        return Classifier(model, table)  # mini-sd's own
     processor = _load(AutoImageProcessor, source)
-    sides = processor.size if isinstance(processor.size, dict) else dict(processor.size)
-    side = sides.get("height") or sides.get("shortest_edge")
-    return Classifier(model, table, side, processor.image_mean, processor.image_std)
+    return Classifier(model, table, pixels_of(processor, source.model, getattr(config, "num_channels", 3), side))
 
 
 def _clip(source: Source) -> Classifier:
@@ -238,7 +275,8 @@ def _clip(source: Source) -> Classifier:
         attribute: {name: [next(numbers) for _ in _listed(classes[name])] for name in classes}
         for attribute, classes in source.labels.items()
     }
-    return Classifier(ZeroShot(clip, features), _ordered(source, table), clip.model.config.vision_config.image_size)
+    pixels = Pixels(clip.model.config.vision_config.image_size, mode="bicubic")
+    return Classifier(ZeroShot(clip, features), _ordered(source, table), pixels)
 
 
 def _mobilenet(source: Source, path: Path) -> Classifier:
@@ -253,4 +291,6 @@ def _mobilenet(source: Source, path: Path) -> Classifier:
             f"{path} is no state dict of a MobileNetV3-Large that can be loaded safely: {reason}"
         ) from error
     columns = {number: number for number in range(len(state["classifier.3.bias"]))}
-    return Classifier(model, declared_table(source, columns, whole=False), size=224)
+    if not source.labels:
+        raise UserError(f"{path} has no labels of its own: declare 'labels', a column for every class")
+    return Classifier(model, declared_table(source, columns, whole=False), Pixels(224))

@@ -46,11 +46,29 @@ class Clip(torch.nn.Module):
         return normalize(self.model.text_projection(pooled), dim=-1)
 
 
+def load_trained(kind, what: str, model: str | Path, *, unused: str | None = None, **where):
+    """A transformers model of class `kind`, from a folder or hub id; `UserError` if that fails.
+
+    Weights that the files lack (but for the part `unused`) would be drawn at random with no more than a warning, as the
+    head of a backbone that was never fine-tuned: they are refused.
+    """
+    try:
+        network, report = kind.from_pretrained(
+            model, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **where
+        )
+    except Exception as error:  # transformers raises a different type for each broken file
+        raise UserError(explain_missing(what, model, error)) from error
+    lacking = [name for name in sorted(map(str, report["missing_keys"])) if name.split(".")[0] != unused]
+    if lacking:
+        raise UserError(f"the {what} {model} is not trained: its files hold no {lacking[0]}; name another")
+    return network
+
+
 def load_clip(model: str | Path, device: torch.device | str = "cpu", revision: str | None = None) -> Clip:
     """Load CLIP (model and tokenizer) from a folder or hub id, frozen; `UserError` if that fails."""
     where = {"revision": revision, "local_files_only": Path(model).exists()}
+    network = load_trained(CLIPModel, "CLIP model", model, **where)
     try:
-        network = CLIPModel.from_pretrained(model, use_safetensors=True, dtype=torch.float32, **where)
         tokenizer = CLIPTokenizer.from_pretrained(model, **where)
     except Exception as error:  # transformers raises a different type for each broken file
         raise UserError(explain_missing("CLIP model", model, error)) from error
@@ -86,8 +104,5 @@ class Dino(torch.nn.Module):
 def load_dino(model: str | Path, device: torch.device | str = "cpu", revision: str | None = None) -> Dino:
     """Load DINO(v2) from a folder or hub id such as facebook/dinov2-base, frozen; `UserError` if that fails."""
     where = {"revision": revision, "local_files_only": Path(model).exists()}
-    try:
-        network = AutoModel.from_pretrained(model, use_safetensors=True, dtype=torch.float32, **where)
-    except Exception as error:  # transformers raises a different type for each broken file
-        raise UserError(explain_missing("DINO model", model, error)) from error
+    network = load_trained(AutoModel, "DINO model", model, unused="pooler", **where)
     return Dino(network).eval().requires_grad_(False).to(device)

@@ -294,7 +294,11 @@ def test_missing_empty_and_unfinished_folders(tiny_pipe, tmp_path: Path, judge: 
         judge_images(tmp_path / "a", Detector(), judge)
 
 
-def test_a_judge_with_swapped_classes_is_refused(tmp_path: Path) -> None:
-    Image.new("RGB", (32, 32)).save(tmp_path / "x.png")
-    with pytest.raises(UserError, match="classes of 'gender' are male, female"):
-        judge_images(tmp_path, Detector(), classifier("gender:male", "gender:female"))
+def test_classes_are_those_of_the_attribute_whatever_the_order_of_the_outputs(tmp_path: Path) -> None:
+    Image.new("RGB", (32, 32), "white").save(tmp_path / "x.png")
+    swapped = classifier("gender:male", "gender:female")
+    assert swapped.classes == {"gender": ("female", "male")} and swapped.table["gender"] == {"female": [1], "male": [0]}
+    row = judge_images(tmp_path, Detector(), swapped).iloc[0]
+    assert row.gender == max(("female", "male"), key=lambda name: row[f"gender_{name}"])
+    with pytest.raises(UserError, match="unknown attribute 'occupation'"):
+        judge_images(tmp_path, Detector(), classifier("occupation:doctor", "occupation:nurse"))

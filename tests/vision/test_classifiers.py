@@ -1,5 +1,6 @@
 """Classifiers load from the formats of the field, group their labels, and give gradients."""
 
+import json
 import pickle
 import shutil
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torchvision.models import mobilenet_v3_large
-from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+from transformers import AutoImageProcessor, ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from fairnb.errors import UserError
 from fairnb.miniworld import models
@@ -17,6 +18,7 @@ from fairnb.profiles import Source
 from fairnb.prompts.attributes import GENDER, RACE
 from fairnb.vision.classifiers import load_classifier
 from fairnb.vision.encoders import load_clip
+from fairnb.vision.faces import crop_faces
 from tests.conftest import MINI
 
 # FairFace's seven races, as hub classifiers name them, in FFD's four classes.
@@ -24,11 +26,17 @@ SEVEN = ["White", "Middle Eastern", "Latino_Hispanic", "Black", "Indian", "East 
 FOUR = {"WMELH": SEVEN[:3], "Black": "Black", "Indian": "Indian", "Asian": SEVEN[5:]}
 
 
-def vit(folder, labels, size=32):
+def vit(folder, labels, size=32, **options):
     """A small ViT classifier with its image processor, as the hub holds them."""
     torch.manual_seed(0)
     config = ViTConfig(
-        image_size=size, patch_size=8, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+        image_size=size,
+        patch_size=8,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        **options,
     )
     config.id2label, config.label2id = dict(enumerate(labels)), {label: i for i, label in enumerate(labels)}
     model = ViTForImageClassification(config).eval()
@@ -77,6 +85,7 @@ def test_hub_labels_are_mapped_and_pixels_normalised(tmp_path):
 @pytest.mark.parametrize(
     ("labels", "says"),
     [
+        ({"race": {**FOUR, "Asian": ["Indian", *SEVEN[5:]]}}, "label 'Indian' of .* is declared twice for race"),
         (None, "label 'White' of .* is not written attribute:class: declare 'labels'"),
         ({"race": {**FOUR, "Asian": "East Asian"}}, "label 'Southeast Asian' of .* belongs to no class"),
         ({"race": {**FOUR, "Asian": ["East Asian", "Thai"]}}, "has no label 'Thai': .* some of White, Middle Eastern"),
@@ -136,7 +145,7 @@ def test_files_with_code_or_of_another_network_are_refused(tmp_path):
     evil, other = tmp_path / "evil.pt", tmp_path / "other.pth"
     evil.write_bytes(pickle.dumps({"classifier.3.bias": Evil(tmp_path / "ran")}))
     torch.save({"classifier.3.bias": torch.zeros(2)}, other)
-    for path in (evil, other, tmp_path / "none.pt"):
+    for path in (evil, other):
         with pytest.raises(UserError, match="no state dict of a MobileNetV3-Large") as caught:
             load_classifier(Source(model=str(path), labels={"gender": {"female": 0, "male": 1}}))
         assert "\n" not in str(caught.value)
@@ -194,7 +203,114 @@ def test_features_are_what_the_last_layer_sees(tmp_path):
     classifier = load_classifier(Source(model=str(tmp_path), labels={"race": FOUR}))
     images = torch.rand(3, 3, 32, 32, requires_grad=True)
     features = classifier.features(images)
-    hidden = model.vit(images * classifier.scale + classifier.shift).last_hidden_state[:, 0]
+    hidden = model.vit(classifier.pixels(images)).last_hidden_state[:, 0]
     torch.testing.assert_close(features, torch.nn.functional.normalize(hidden, dim=-1))
     features[:, 0].sum().backward()
     assert (images.grad.flatten(1).abs().sum(1) > 0).all()
+
+
+def as_transformers_does(folder, picture):
+    """Logits of a uint8 picture [C, H, W] by transformers alone."""
+    pixels = AutoImageProcessor.from_pretrained(folder)(images=picture, return_tensors="pt").pixel_values
+    return ViTForImageClassification.from_pretrained(folder)(pixels).logits.detach()
+
+
+CONVNEXT = {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 32}, "crop_pct": 0.8}
+CROPPED = {"image_processor_type": "BitImageProcessor", "size": 48, "crop_size": 32, "do_center_crop": True}
+BGR = {"image_processor_type": "MobileViTImageProcessor", "size": 40, "crop_size": 32, "resample": 2}
+
+
+@pytest.mark.parametrize(
+    ("settings", "side"),
+    [
+        ({"do_normalize": False}, 32),
+        ({"do_normalize": False, "image_mean": None, "image_std": None}, 32),
+        ({"do_rescale": False}, 32),
+        ({"rescale_factor": 1 / 127.5, "do_normalize": False}, 32),
+        ({"resample": 3}, 32),
+        ({"resample": 0}, 32),
+        (CONVNEXT, 40),
+        (CROPPED, 48),
+        (BGR, 40),
+    ],
+)
+def test_what_an_image_processor_does_is_followed(tmp_path, settings, side):
+    vit(tmp_path, ["gender:male", "gender:female"])
+    common = {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(common | settings))
+    classifier = load_classifier(tmp_path)
+    assert classifier.size == side and classifier.classes == {"gender": GENDER.classes}
+    spots = torch.rand(1, 3, 6, 6)
+    picture = (torch.nn.functional.interpolate(spots, (64, 64), mode="bilinear") * 255).round()
+    expected = as_transformers_does(tmp_path, picture[0].byte())[:, [1, 0]]
+    torch.testing.assert_close(classifier(picture / 127.5 - 1)["gender"], expected, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"image_mean": None, "image_std": None}, "does not work .*image_mean.* must both be specified"),
+        ({"image_std": [0, 0, 0]}, "in a way that cannot be followed"),
+        ({"size": {"height": 32, "width": 16}}, "gives no square pictures"),
+        ({"image_processor_type": "LevitImageProcessor", "size": {"shortest_edge": 32}}, "cannot be followed"),
+        (None, "has no preprocessor_config.json, which says how pixels are scaled"),
+    ],
+)
+def test_an_image_processor_that_cannot_be_followed_is_refused(tmp_path, settings, says):
+    vit(tmp_path, ["Male", "Female"])
+    path = tmp_path / "preprocessor_config.json"
+    common = {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}}
+    path.unlink() if settings is None else path.write_text(json.dumps(common | settings))
+    with pytest.raises(UserError, match=says) as caught:
+        load_classifier(Source(model=str(tmp_path), labels={"gender": {"male": "Male", "female": "Female"}}))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_grey_model_sees_grey_faces(tmp_path):
+    vit(tmp_path, ["gender:female", "gender:male"], num_channels=1)
+    ViTImageProcessor(size={"height": 32, "width": 32}, image_mean=[0.4], image_std=[0.2]).save_pretrained(tmp_path)
+    picture = (torch.rand(1, 3, 32, 32) * 255).round()
+    grey = (picture * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1).round().byte()
+    expected = as_transformers_does(tmp_path, grey)
+    torch.testing.assert_close(load_classifier(tmp_path)(picture / 127.5 - 1)["gender"], expected, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("labels", "options", "says"),
+    [
+        (["gender:female", "gender:male"], {"problem_type": "multi_label_classification"}, "not choose one of its"),
+        (["gender:male"], {}, r"does not choose one of its labels \(regression, 1 outputs\)"),
+        (["gender:male", "gender:woman"], {}, "gender has no class 'woman'"),
+        (["gender:male", "age:old"], {}, "the labels of .* give gender no 'female'"),
+    ],
+)
+def test_outputs_that_are_no_shares_of_the_classes_are_refused(tmp_path, labels, options, says):
+    vit(tmp_path, labels, **options)
+    with pytest.raises(UserError, match=says):
+        load_classifier(tmp_path)
+
+
+def test_a_backbone_without_a_trained_head_is_refused(tmp_path):
+    vit(tmp_path, ["gender:female", "gender:male"]).vit.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="is not trained: its files hold no classifier.bias"):
+        load_classifier(tmp_path)
+
+
+def test_no_faces_give_no_logits(tmp_path):
+    vit(tmp_path / "vit", ["gender:female", "gender:male"])
+    zero_shot = Source(model=str(MINI / "clip"), labels={"age": {"old": "an old person", "young": "a young person"}})
+    both = load_classifier([Source(model=str(tmp_path / "vit")), zero_shot])
+    images = torch.zeros(2, 3, 64, 64, requires_grad=True)
+    crops = crop_faces(images[[]], torch.zeros(0, 4), both.size)
+    logits = both(crops)
+    assert {name: tuple(values.shape) for name, values in logits.items()} == {"gender": (0, 2), "age": (0, 2)}
+    assert both.probabilities(crops)["age"].shape == (0, 2)
+    assert both.features(crops).shape == (0, 32 + both.parts[1].model.texts.in_features)
+    logits["gender"].sum().backward()
+    assert images.grad.abs().sum() == 0
+
+
+def test_all_missing_files_of_ffd_are_named_with_their_source():
+    files = ["models/ffd/gender/a_MobileNetLarge.pt", "models/ffd/race/b_MobileNetLarge.pt"]
+    with pytest.raises(UserError, match="gender/a_MobileNetLarge.pt and no .*race/b_.*data.zip .*5-trained-test-class"):
+        load_classifier([Source(model=file, labels={"gender": {"female": 0, "male": 1}}) for file in files])
