@@ -15,6 +15,8 @@ from fairnb.figures.style import COLOURS, INK, NO_FACE, PALE, new_figure, readab
 from fairnb.measure.images import load_image
 from fairnb.measure.metrics import summarise
 
+SIDE = 512  # pixels of a picture in a figure; more would not be seen
+
 
 def picture_grid(
     images: torch.Tensor | Sequence[str | Path],
@@ -121,7 +123,7 @@ def _pixels(images: torch.Tensor | Sequence[str | Path]) -> list[np.ndarray]:
     """Images [H, W, 3] in [0, 1]."""
     if len(images) == 0:
         raise UserError("there is no picture to show: generate some first")
-    tensors = images if isinstance(images, torch.Tensor) else [load_image(path) for path in images]
+    tensors = images if isinstance(images, torch.Tensor) else [load_image(path, SIDE) for path in images]
     return [((image.detach().cpu().float().clamp(-1, 1) + 1) / 2).permute(1, 2, 0).numpy() for image in tensors]
 
 

@@ -47,7 +47,7 @@ def read_ffd_records(path: str | Path) -> pd.DataFrame:
     """Read FFD's `test_results.pkl` as records (`records.COLUMNS`), a row per image: the way back from
     `write_test_results` for what the format holds.
 
-    It holds no prompts, seeds and face probabilities: a prompt is called as its folder is ("prompt_3"), `path` is where
+    It holds no prompts, seeds and face probabilities: a prompt is called "prompt 3", `path` is where
     FFD's gen-images.py puts the image, the seed is 0 and the probability of a face NaN. The class is that of the
     largest logit, as FFD counts. `UserError` for parts that do not fit together, and for NaN in place of a number.
     """
@@ -87,7 +87,7 @@ def _rows_of(path: str | Path, number: int, parts: dict[str, dict], measured: li
         raise UserError(f"{path}: face_indicators of prompt {number} are no tensor of true and false: make it again")
     face, count = indicators, len(indicators)
     paths = [f"prompt_{number}/img_{image}.jpg" for image in range(count)]
-    rows = pd.DataFrame({"prompt_id": number, "prompt": f"prompt_{number}", "occupation": None, "split": "test"}
+    rows = pd.DataFrame({"prompt_id": number, "prompt": f"prompt {number}", "occupation": None, "split": "test"}
                         | {"image": range(count), "seed": 0, "path": paths, "face": face.numpy()})  # fmt: skip
     rows["face_probability"] = np.where(rows.face, nan, 0.0)
     rows[BOX] = values("face_bboxs", count, 4).numpy()

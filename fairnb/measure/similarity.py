@@ -2,35 +2,33 @@
 are (KID, FID)."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
 import torch
 
 from fairnb.errors import UserError
+from fairnb.measure.folders import image_batches, picture_rows
 from fairnb.measure.generate import PLAN
-from fairnb.measure.images import load_image
-from fairnb.measure.judge import image_rows
 from fairnb.vision.encoders import Clip, Dino
 
 
 def image_set(folder: str | Path, prompts: Sequence[str] | None = None) -> pd.DataFrame:
-    """One row per image of a folder (of an audit: its images): file, name (without folder and suffix), prompt, seed.
+    """One row per image of a folder (see `folders.picture_rows`): file, key (prompt_id, image), prompt and seed.
 
     Prompt and seed are those that `generate` recorded; without a record the seed is None, and the prompt of
     prompt_<i>/ is that at position i of `prompts`, or None. `UserError` for a folder that does not fit `prompts`.
     """
     folder = Path(folder)
-    folder = folder / "images" if (folder / "images" / PLAN).is_file() else folder
-    table = pd.DataFrame(image_rows(folder))
+    table = pd.DataFrame(picture_rows(folder)[0])
     table["file"] = [folder / path for path in table.path]
-    table["name"] = [Path(path).with_suffix("").as_posix() for path in table.path]
-    if not (folder / PLAN).is_file():
+    table["key"] = list(zip(table.prompt_id, table.image, strict=True))
+    if not any((place / PLAN).is_file() for place in (folder, folder / "images")):
         table["seed"], table["prompt"] = None, None
         if prompts is not None:
             table["prompt"] = [_prompt_of(file, prompts) for file in table.file]
-    return table[["file", "name", "prompt", "seed"]]
+    return table[["file", "key", "prompt", "seed"]]
 
 
 def _prompt_of(file: Path, prompts: Sequence[str]) -> str:
@@ -44,27 +42,33 @@ def _prompt_of(file: Path, prompts: Sequence[str]) -> str:
 
 
 def paired(one: pd.DataFrame, two: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """The images of two sets that have the same name, as rows `row` and `row_other`, and what makes them pairs.
+    """The images of two sets that have the same numbers, as rows `row` and `row_other`, and what makes them pairs.
 
     No pairs if both sets tell prompt and seed, and these differ: an image is compared only with that of its own noise.
     """
-    one, two = (each.reset_index(names="row").drop_duplicates("name") for each in (one, two))
-    both = one.merge(two, on="name", suffixes=("", "_other"))
+    one, two = (each.reset_index(names="row") for each in (one, two))
+    both = one.merge(two, on="key", suffixes=("", "_other"))
     if both.empty:
-        return both, "the two folders have no image of the same name"
+        return both, "the two folders have no image of the same prompt and number"
     if both.seed.isna().all() or both.seed_other.isna().all():
-        return both, "paired by name: nothing tells that they come from the same noise"
+        return both, "paired by number: nothing tells that they come from the same noise"
     if (differs := (both.prompt != both.prompt_other) | (both.seed != both.seed_other)).any():
-        return both[:0], f"{both.name[differs].iloc[0]} was drawn of another prompt or seed in the other folder"
+        return both[:0], f"{both.file[differs].iloc[0]} is of another prompt or seed than its counterpart"
     return both, "of the same prompt and noise"
 
 
-@torch.no_grad()
 def mean_image_similarity(encoder: Clip | Dino, one: Path, two: Path) -> float:
-    """Mean cosine (CLIP-I, DINO) of the images of two folders of `generate`, paired by file name."""
-    names = sorted(path.relative_to(one) for path in one.glob("prompt_*/img_*.png"))
-    features = [image_features(encoder, [place / name for name in names]) for place in (one, two)]
-    return (features[0] * features[1]).sum(1).mean().item()
+    """Mean cosine (CLIP-I, DINO) of the images of two folders (see `folders.picture_rows`), paired by prompt and number.
+
+    `UserError` for an image that only one of them holds.
+    """
+    sets = [image_set(place) for place in (one, two)]
+    for each, place, other in zip(sets, (two, one), sets[::-1], strict=True):
+        if lone := sorted(set(each.file.index[~each.key.isin(other.key)])):
+            raise UserError(f"{each.file[lone[0]]} has no counterpart in {place}: generate as many of both")
+    pairs, _ = paired(*sets)
+    first, second = (image_features(encoder, each.file) for each in sets)
+    return (first[pairs.row.tolist()] * second[pairs.row_other.tolist()]).sum(1).mean().item()
 
 
 @torch.no_grad()
@@ -78,22 +82,10 @@ def prompt_similarity(clip: Clip, features: torch.Tensor, prompts: Sequence[str]
 
 
 @torch.no_grad()
-def image_features(encoder: Clip | Dino, paths: Iterable[Path], batch: int = 64) -> torch.Tensor:
+def image_features(encoder: Clip | Dino, files: Iterable[Path], batch: int = 64) -> torch.Tensor:
     """Features [N, D] of norm 1 of image files of any sizes, on the encoder's device."""
-    images = _batches(map(load_image, paths), batch)
-    return torch.cat([encoder.image_features(each.to(encoder.mean.device)) for each in images])
-
-
-def _batches(images: Iterable[torch.Tensor], size: int) -> Iterator[torch.Tensor]:
-    """Stacks of up to `size` images of one shape; photographs of a megapixel and more come one by one."""
-    held: list[torch.Tensor] = []
-    for image in images:
-        if held and (len(held) == size or image.shape != held[0].shape or image[0].numel() >= 2**20):
-            yield torch.stack(held)
-            held = []
-        held.append(image)
-    if held:
-        yield torch.stack(held)
+    batches = image_batches(Path(), ({"path": file} for file in files), batch)
+    return torch.cat([encoder.image_features(images.to(encoder.mean.device)) for _, images in batches])
 
 
 def kid(features: torch.Tensor, reference: torch.Tensor, *, size: int, seed: int, subsets: int = 50):

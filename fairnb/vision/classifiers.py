@@ -161,9 +161,9 @@ def _all_there(paths: Sequence[Path]) -> None:
     """Refuse missing files of weights, all at once, and say where FFD's come from."""
     if missing := [path for path in paths if path.suffix in WEIGHTS and not path.is_file()]:
         raise UserError(
-            f"there is no {' and no '.join(map(str, missing))}: for FFD's classifiers unzip the data.zip that the README "
-            "of sail-sg/finetune-fair-diffusion links, and move what is in its data/5-trained-test-classifiers to "
-            f"{missing[0].parent.parent}"
+            f"there is no {' and no '.join(map(str, missing))}: for FFD's classifiers unzip the data.zip that the "
+            "README of sail-sg/finetune-fair-diffusion links, and move what is in its data/5-trained-test-classifiers "
+            f"to {missing[0].parent.parent}"
         )
 
 

@@ -107,13 +107,15 @@ def test_generate_then_measure(
     assert call(monkeypatch, "generate", "a photo of a doctor", "--out", str(out), "--images", "2", *model) == 0
     assert len(list(out.glob("prompt_0/img_*.png"))) == 2
     (out / "generation.json").unlink()
-    (out / "notes.txt").write_text("hello")
+    (out / "notes.png").write_text("hello")
     monkeypatch.setattr("fairnb.vision.classifiers.load_classifier", lambda path, device: _judge())
     assert call(monkeypatch, "measure", str(out)) == 2
-    assert "notes.txt is not a whole image" in capsys.readouterr().err
-    (out / "notes.txt").unlink()
+    assert "notes.png is not a whole image" in capsys.readouterr().err
+    (out / "notes.png").rename(out / "notes.txt")
     assert call(monkeypatch, "measure", str(out), "--out", str(tmp_path / "r.parquet")) == 0
-    assert "gender" in capsys.readouterr().out and len(pd.read_parquet(tmp_path / "r.parquet")) == 2
+    said = capsys.readouterr().out
+    assert "skipped what is no picture: 1 .txt" in said and "gender" in said
+    assert len(pd.read_parquet(tmp_path / "r.parquet")) == 2
 
 
 def _judge() -> Classifier:

@@ -274,8 +274,8 @@ def test_deep_printed_animated_and_huge_pictures(tmp_path: Path, monkeypatch: py
         load_image(tmp_path / "deep.png")
 
 
-@pytest.mark.parametrize(("name", "content"), [("notes.txt", b"hello"), ("empty.png", b""), ("cut.png", None)])
-def test_a_file_that_is_no_image_is_named(tmp_path: Path, judge: Classifier, name: str, content: bytes | None) -> None:
+@pytest.mark.parametrize(("name", "content"), [("text.jpg", b"hello"), ("empty.png", b""), ("cut.png", None)])
+def test_a_damaged_image_is_named(tmp_path: Path, judge: Classifier, name: str, content: bytes | None) -> None:
     good = tmp_path / "a.png"
     save_image(torch.rand(3, 32, 32) * 2 - 1, good)
     (tmp_path / name).write_bytes(good.read_bytes()[:-200] if content is None else content)

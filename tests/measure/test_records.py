@@ -136,7 +136,7 @@ def test_ffd_results_come_back_as_records(tmp_path: Path) -> None:
     records = read_ffd_records(write_test_results(written, tmp_path / "test_results.pkl"))
     held = [name for name in written if name not in ("prompt", "occupation", "path", "face_probability")]
     pd.testing.assert_frame_equal(records[held], written[held], check_dtype=False, atol=1e-6)
-    assert "age" not in records and records.path[3] == "prompt_4/img_1.jpg" and records.prompt[2] == "prompt_4"
+    assert "age" not in records and records.path[3] == "prompt_4/img_1.jpg" and records.prompt[2] == "prompt 4"
     assert bias_by_prompt(records, "race").n.tolist() == [2, 1]
     write_test_results(records, tmp_path / "again.pkl")
     for ours, theirs in zip(*map(read_test_results, tmp_path.glob("*.pkl")), strict=True):
