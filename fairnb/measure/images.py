@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from fairnb.errors import UserError
 from fairnb.files import write_atomically
@@ -33,7 +33,8 @@ def load_image(path: str | Path, longest: int = LONGEST) -> torch.Tensor:
     `UserError` names a damaged file, and one that is too large or of numbers without a known white.
     """
     try:
-        with Image.open(path) as picture:
+        # From a stream: PIL maps a TIFF's path into memory and then turns a grey one wrongly.
+        with Path(path).open("rb") as stream, Image.open(stream) as picture:
             ImageOps.exif_transpose(picture, in_place=True)
             picture = _in_rgb(picture, path)
             picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
@@ -42,7 +43,7 @@ def load_image(path: str | Path, longest: int = LONGEST) -> torch.Tensor:
         raise UserError(f"{path} is too large to be opened safely ({error}): reduce it") from error
     except UserError:
         raise
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:  # PIL calls a broken PNG a SyntaxError
+    except Exception as error:  # PIL raises a different type for each broken file
         raise UserError(f"{path} is not a whole image: remove it or make it again") from error
     return torch.from_numpy(array).permute(2, 0, 1) / 127.5 - 1
 
@@ -74,6 +75,6 @@ def is_whole_image(path: Path) -> bool:
     try:
         with Image.open(path) as picture:
             picture.load()
-    except (UnidentifiedImageError, OSError, SyntaxError):
+    except Exception:  # PIL raises a different type for each broken file
         return False
     return True

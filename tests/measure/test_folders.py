@@ -98,14 +98,15 @@ def test_an_audits_own_folder_is_its_pictures(tmp_path: Path) -> None:
         picture_rows(tmp_path)
 
 
-def test_pictures_are_upright(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("mode", "name"), [("RGB", "a.jpg"), ("RGBA", "a.png"), ("L", "a.tif")])
+def test_pictures_are_upright(tmp_path: Path, mode: str, name: str) -> None:
     """EXIF orientation 6: the camera was turned, the first row of the file is the right side."""
     picture = Image.new("RGB", (16, 8), "black")
     picture.paste("white", (0, 0, 16, 4))
     exif = Image.Exif()
     exif[0x0112] = 6
-    picture.save(tmp_path / "turned.jpg", exif=exif, quality=100)
-    image = load_image(tmp_path / "turned.jpg")
+    picture.convert(mode).save(tmp_path / name, exif=exif, quality=100)
+    image = load_image(tmp_path / name)
     assert image.shape == (3, 16, 8) and image[:, :, 5:].min() > 0.9 and image[:, :, :3].max() < -0.9
 
 
