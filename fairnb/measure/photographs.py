@@ -6,6 +6,7 @@ any folder of images with a captions file, like Hugging Face's image folders.
 
 import csv
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,8 @@ def read_mpii(annotations: str | Path, images: str | Path) -> pd.DataFrame:
     """Read MPII Human Pose: a row for each image of the folder `images` that has an activity.
 
     `path` is relative to `images`, `activity` the finest name in the annotation ("bicycling, mountain"), `caption` is
-    "a photo of a person, <activity>". `UserError` for another file, and if none of its images is there.
+    "a photo of a person, <activity>". `attrs["missing"]` counts the images that are not there. `UserError` for another
+    file, and if none of its images is there.
     """
     try:
         release = loadmat(annotations, struct_as_record=False, squeeze_me=True)["RELEASE"]
@@ -45,7 +47,8 @@ def read_captioned(folder: str | Path) -> pd.DataFrame:
     """Read the images and captions of a folder with metadata.jsonl, metadata.csv or captions.csv.
 
     Each line has a file (`file_name`), its caption (`text` or `caption`), and optionally an `activity`, by which shares
-    are counted; by default that is the caption. `UserError` names the file and what is missing in it.
+    are counted; by default that is the caption. `attrs["missing"]` counts the lines whose image is not there.
+    `UserError` names the file and what is missing in it, and an image that has two lines.
     """
     path = next((Path(folder) / name for name in CAPTIONS if (Path(folder) / name).is_file()), None)
     if path is None:
@@ -59,7 +62,10 @@ def read_captioned(folder: str | Path) -> pd.DataFrame:
         rows = []
         for line in lines:
             caption = line["text"] if "text" in line else line["caption"]
-            rows.append((str(line["file_name"]), str(caption), str(line.get("activity") or caption)))
+            row = (line["file_name"], caption, line.get("activity") or caption)
+            if not all(isinstance(value, str) and value.strip() for value in row):
+                raise ValueError(f"line {len(rows) + 1} has no text for {row[0]}")
+            rows.append(row)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be read as captions ({error}): give file_name and text in each line") from error
     return _that_are_there(rows, folder, path)
@@ -89,4 +95,8 @@ def _that_are_there(rows: list[tuple], folder: str | Path, source: str | Path) -
     if not there:
         example = f", for example {rows[0][0]}" if rows else ""
         raise UserError(f"{folder} holds none of the {len(rows)} images that {source} names{example}: name another")
-    return pd.DataFrame(there, columns=COLUMNS)
+    if twice := [name for name, count in Counter(name for name, *_ in there).items() if count > 1]:
+        raise UserError(f"{source} names {twice[0]} twice, so it would be counted twice: keep one line of each image")
+    photos = pd.DataFrame(there, columns=COLUMNS)
+    photos.attrs["missing"] = len(rows) - len(there)
+    return photos

@@ -260,8 +260,15 @@ def _image_classifier(source: Source) -> Classifier:
                 "it was fine-tuned"
             )
         return Classifier(model, table)  # mini-sd's own
-    processor = _load(AutoImageProcessor, source)
-    return Classifier(model, table, pixels_of(processor, source.model, getattr(config, "num_channels", 3), side))
+    pixels = pixels_of(_load(AutoImageProcessor, source), source.model, getattr(config, "num_channels", 3), side)
+    try:
+        model.eval()(pixels(torch.zeros(1, 3, pixels.side, pixels.side)))
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"{source.model} does not take what its image processor makes ({reason}): correct it"
+        ) from error
+    return Classifier(model, table, pixels)
 
 
 def _clip(source: Source) -> Classifier:

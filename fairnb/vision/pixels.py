@@ -86,7 +86,7 @@ def pixels_of(processor, name: str | Path, channels: int, side: int | None) -> P
 
 def _geometry(processor, name: str | Path, side: int | None) -> tuple[int, int | None, str, bool]:
     """The arguments of `Pixels`: side, crop, filter, and whether pictures are squeezed into a square."""
-    mode = FILTERS.get(int(getattr(processor, "resample", None) or 0), "bicubic")
+    mode = FILTERS.get(getattr(processor, "resample", None), "bicubic")
     sides = dict(getattr(processor, "size", None) or {})
     centre = dict(getattr(processor, "crop_size", None) or {}) if getattr(processor, "do_center_crop", False) else {}
     crop = centre.get("height")

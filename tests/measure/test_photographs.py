@@ -44,7 +44,7 @@ def test_mpii_is_read_as_it_is_downloaded(tmp_path):
     for name in ("a.jpg", "b.jpg", "c.jpg"):
         (tmp_path / name).write_bytes(b"")
     photos = read_mpii(tmp_path / "mpii.mat", tmp_path)
-    assert photos.path.tolist() == ["a.jpg", "c.jpg"]
+    assert photos.path.tolist() == ["a.jpg", "c.jpg"] and photos.attrs == {"missing": 1}
     assert photos.activity.tolist() == ["bicycling, mountain", "cooking"]
     assert photos.caption[0] == "a photo of a person, bicycling, mountain"
     with pytest.raises(UserError, match="holds none of the 3 images that .*mpii.mat names, for example a.jpg"):
@@ -66,11 +66,26 @@ def test_a_folder_with_captions_is_read(tmp_path, name):
         (tmp_path / name).write_text('file_name,caption\na.png,"a nurse, smiling"\nb.png,a cook\n')
     photos = read_captioned(tmp_path)
     assert photos.values.tolist() == [["a.png", "a nurse, smiling", "a nurse, smiling"]]
+    assert photos.attrs == {"missing": 1}
     (tmp_path / name).write_text('{"text": 1}' if name.endswith("jsonl") else "a,b\n1,2\n")
     with pytest.raises(UserError, match=f"{name} cannot be read as captions"):
         read_captioned(tmp_path)
     (tmp_path / name).unlink()
     with pytest.raises(UserError, match="has no captions: write metadata.jsonl"):
+        read_captioned(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        (["a.png,"], "line 1 has no text for a.png"),
+        (["a.png,a cook", "a.png,a nurse"], "names a.png twice, so it would be counted twice"),
+    ],
+)
+def test_captions_that_would_be_counted_wrongly_are_named(tmp_path, lines, says):
+    (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "captions.csv").write_text("\n".join(["file_name,caption", *lines]))
+    with pytest.raises(UserError, match=says):
         read_captioned(tmp_path)
 
 

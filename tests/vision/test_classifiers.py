@@ -252,6 +252,7 @@ def test_what_an_image_processor_does_is_followed(tmp_path, settings, side):
         ({"image_mean": None, "image_std": None}, "does not work .*image_mean.* must both be specified"),
         ({"image_std": [0, 0, 0]}, "in a way that cannot be followed"),
         ({"size": {"height": 32, "width": 16}}, "gives no square pictures"),
+        ({"size": {"height": 48, "width": 48}}, "does not take what its image processor makes"),
         ({"image_processor_type": "LevitImageProcessor", "size": {"shortest_edge": 32}}, "cannot be followed"),
         (None, "has no preprocessor_config.json, which says how pixels are scaled"),
     ],

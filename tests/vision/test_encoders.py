@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer, Dinov2Config, Dinov2Model
 
 from fairnb.errors import UserError
@@ -73,3 +74,13 @@ def test_kid_is_small_for_equal_sets_and_grows_with_their_distance():
     assert kid(one + 0.5, two, size=100, seed=0)[0] > kid(one + 0.2, two, size=100, seed=0)[0] > 3 * spread
     with pytest.raises(UserError, match="a subset of 300 cannot be drawn from 200"):
         kid(one, two, size=300, seed=0)
+
+
+def test_an_encoder_whose_weights_are_missing_is_refused(tmp_path):
+    Dinov2Model(Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2)).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    lost = weights.pop("layernorm.weight")
+    assert lost.shape == (16,)
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="the DINO model .* is not trained: its files hold no layernorm.weight"):
+        load_dino(tmp_path)
