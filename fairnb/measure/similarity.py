@@ -58,15 +58,17 @@ def paired(one: pd.DataFrame, two: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
 
 def mean_image_similarity(encoder: Clip | Dino, one: Path, two: Path) -> float:
-    """Mean cosine (CLIP-I, DINO) of the images of two folders (see `folders.picture_rows`), paired by prompt and number.
+    """Mean cosine (CLIP-I, DINO) of the images of two folders, which are `paired`.
 
-    `UserError` for an image that only one of them holds.
+    `UserError` for an image that only one of them holds, and for images of other prompts or seeds.
     """
     sets = [image_set(place) for place in (one, two)]
     for each, place, other in zip(sets, (two, one), sets[::-1], strict=True):
-        if lone := sorted(set(each.file.index[~each.key.isin(other.key)])):
-            raise UserError(f"{each.file[lone[0]]} has no counterpart in {place}: generate as many of both")
-    pairs, _ = paired(*sets)
+        if len(lone := each.file[~each.key.isin(other.key)]):
+            raise UserError(f"{lone.iloc[0]} has no counterpart in {place}: generate as many of both")
+    pairs, why = paired(*sets)
+    if pairs.empty:
+        raise UserError(f"{one} and {two} cannot be compared: {why}")
     first, second = (image_features(encoder, each.file) for each in sets)
     return (first[pairs.row.tolist()] * second[pairs.row_other.tolist()]).sum(1).mean().item()
 
