@@ -14,6 +14,7 @@ from fairnb.cli.options import (
     SetOption,
     StrengthOption,
     load_model,
+    load_prompts,
     load_settings,
     parse_attributes,
 )
@@ -48,7 +49,6 @@ def generate(
     from fairnb.adapters.prefix import HELD
     from fairnb.diffusion.pipeline import processes
     from fairnb.measure.generate import generate as generate_images
-    from fairnb.prompts.files import read_prompts
 
     if bool(texts) == bool(prompts):
         raise UserError("give prompts in quotes, or a file of them as --prompts FILE" + (", not both" if texts else ""))
@@ -60,7 +60,7 @@ def generate(
     ):
         raise UserError(f"the prompt '{wrong}' is {'given twice' if wrong.strip() else 'blank'}: leave it out")
     if prompts:
-        rows = read_prompts(prompts).to_dict("records")
+        rows = load_prompts(prompts).to_dict("records")
     else:
         rows = [{"prompt_id": i, "prompt": text, "occupation": None, "split": "test"} for i, text in enumerate(texts)]
     settings = load_settings(model, profile, change)
@@ -144,7 +144,8 @@ def audit(
     model: ModelArgument,
     out: OutOption,
     prompts: Annotated[
-        Path | None, typer.Option(help="Text, CSV or JSON; else the profile's test occupations.")
+        Path | None,
+        typer.Option(help="Text, CSV or JSON (FILE:NAME is one of its lists); else the profile's test occupations."),
     ] = None,
     attributes: Annotated[str | None, typer.Option(help="Comma-separated; else the profile's.")] = None,
     images: Annotated[int, typer.Option(min=1, help="Per prompt.")] = 64,
@@ -159,14 +160,13 @@ def audit(
     """
     from fairnb.diffusion.pipeline import processes
     from fairnb.experiments.audit import audit as audit_model
-    from fairnb.prompts.files import read_prompts
     from fairnb.prompts.sets import load_prompt_set, prompt_rows
     from fairnb.vision.classifiers import load_classifier
     from fairnb.vision.faces import load_detector
 
     settings = load_settings(model, profile, change)
     names = parse_attributes(attributes, settings.attributes)
-    rows = read_prompts(prompts) if prompts else prompt_rows(load_prompt_set(settings.prompts), "test")
+    rows = load_prompts(prompts) if prompts else prompt_rows(load_prompt_set(settings.prompts), "test")
     judge = load_classifier(settings.judge)
     pipe = load_model(settings, patch, strength)
     _say_overlong(pipe, rows.prompt.tolist())

@@ -81,3 +81,13 @@ def load_model(settings, patch: Path | None = None, strength: float = 1.0):
     if patch:
         load_adapter(patch, pipe).apply(pipe, strength)
     return pipe
+
+
+def load_prompts(path: Path):
+    """The prompts of a file; on stderr, what was made of those that are not drawn as they stand."""
+    from fairnb.prompts.files import read_prompts
+
+    rows = read_prompts(path)
+    for note in rows.attrs["notes"]:
+        typer.echo(note, err=True)
+    return rows

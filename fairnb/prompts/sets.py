@@ -71,7 +71,7 @@ class PromptSet(BaseModel):
 def load_prompt_set(path: str | Path) -> PromptSet:
     """Read a prompt set from JSON; `UserError` names the file and the mistake."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"prompt file {path} cannot be read ({error}): give a JSON prompt set") from error
     if not text.strip():

@@ -2,12 +2,10 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from fairnb.errors import UserError
 from fairnb.files import root
-from fairnb.prompts.files import read_prompts
 from fairnb.prompts.sets import SPLITS, load_prompt_set, prompt_rows
 from fairnb.prompts.templates import draw_words, name_class, photo_of
 
@@ -97,69 +95,6 @@ def test_prompt_ids_do_not_depend_on_the_splits_asked_for(tmp_path: Path) -> Non
     explicit = prompt_rows(prompts, "train", "validation", word="old")
     assert explicit.prompt_id.tolist() == [0, 1, 2]
     assert explicit.prompt[0] == "a photo of an old doctor"
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "prompts", "occupations"),
-    [
-        ("list.txt", "a pilot\n\n  a nurse \n", ["a pilot", "a nurse"], [None, None]),
-        ("umlaut.txt", "ein Bäcker\n女性の医師\n", ["ein Bäcker", "女性の医師"], [None, None]),
-        ("list.json", '["a pilot", "a nurse"]', ["a pilot", "a nurse"], [None, None]),
-        (
-            "table.csv",
-            'prompt,occupation\na pilot,pilot\n"a nurse, smiling",\n',
-            ["a pilot", "a nurse, smiling"],
-            ["pilot", None],
-        ),
-        (
-            "occupation.json",
-            '{"medical": ["doctor", "nurse"], "art": ["actor"]}',
-            ["a photo of a doctor", "a photo of a nurse", "a photo of an actor"],
-            ["doctor", "nurse", "actor"],
-        ),
-        (
-            "ffd.json",
-            '{"prompt_templates_test": ["A photo of the face of a {occupation}, a person"], '
-            '"occupations_test_set": ["cook"], "occupations_train_set": ["tailor"]}',
-            ["A photo of the face of a cook, a person"],
-            ["cook"],
-        ),
-        ("ffd2.json", '{"train_prompts": ["x"], "test_prompts": ["a face"]}', ["a face"], [None]),
-    ],
-)  # fmt: skip
-def test_prompt_lists_of_the_field_are_read(tmp_path: Path, name: str, text: str, prompts: list, occupations: list):
-    (tmp_path / name).write_text(text, encoding="utf-8")
-    table = read_prompts(tmp_path / name)
-    assert table.prompt.tolist() == prompts and table.prompt_id.tolist() == list(range(len(prompts)))
-    assert [value if isinstance(value, str) else None for value in table.occupation] == occupations
-
-
-def test_our_own_prompt_set_is_read_whole(tmp_path: Path) -> None:
-    (tmp_path / "set.json").write_text(json.dumps(GOOD))
-    expected = prompt_rows(load_prompt_set(tmp_path / "set.json"), "train", "validation", "test")
-    pd.testing.assert_frame_equal(read_prompts(tmp_path / "set.json"), expected, check_dtype=False)
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "says"),
-    [
-        ("a.txt", "\n \n", "holds no prompt"),
-        ("a.txt", "x\nx\n", "holds 'x' twice"),
-        ("a.json", "[1]", "holds 1, which is not a prompt"),
-        ("a.json", '[["x"]]', "which is not a prompt"),
-        ("a.json", "3", "a list of prompts or a dict of lists"),
-        ("a.json", '{"a": ["b", 2]}', "holds 2, which is not an occupation"),
-        ("a.json", "{", "is not JSON"),
-        ("a.csv", "text\nx\n", "no column 'prompt'"),
-        ("a.csv", "prompt\n\"", "is not a CSV table"),
-        ("a.csv", "prompt,b\nx,1,2,3\n", "more fields than columns in row 2"),
-    ],
-)  # fmt: skip
-def test_bad_prompt_lists_are_named(tmp_path: Path, name: str, text: str, says: str) -> None:
-    (tmp_path / name).write_text(text)
-    with pytest.raises(UserError, match=says) as caught:
-        read_prompts(tmp_path / name)
-    assert str(tmp_path / name) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_class_is_named_before_the_subject() -> None:
