@@ -1,6 +1,7 @@
 """Charts of measurements: biases, shares, neurons, training, targets. Each returns a closed matplotlib Figure."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,30 +11,34 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fairnb.adapters.neuron_sets import NeuronSet, count_neurons
-from fairnb.figures.style import COLOURS, INK, PALE, SERIES, SOFT, new_figure
+from fairnb.figures.style import COLOURS, INK, PALE, SERIES, SOFT, drawable, entitle, new_figure, plain
 from fairnb.measure.metrics import frequencies, wilson
 from fairnb.measure.targets import rank_targets
 from fairnb.prompts.attributes import get_attribute
 from fairnb.training.losses import classification_loss
+
+MOST_ROWS = 60  # of a chart: matplotlib draws at most 65,536 pixels, and nobody reads a figure of eleven metres
 
 
 def bias_dumbbell(tables: Mapping[str, pd.DataFrame], *, title: str = "") -> Figure:
     """Bias per occupation with its 95 % interval, from tables of `metrics.bias_by_prompt`.
 
     The first table is "before"; an arrow leads to the second one. Tables whose label contains "control" have hollow
-    markers. The band is the sampling floor, the score of a perfectly fair generator on as many faces.
+    markers. The band is the sampling floor, the score of a perfectly fair generator on as many faces. Of many prompts
+    an even choice is drawn.
     """
     series = {label: _by_label(table) for label, table in tables.items()}
-    order = next(iter(series.values())).bias.sort_values(na_position="first").index
+    rows, note = _even_choice(next(iter(series.values())).sort_values("bias", na_position="first"))
+    order = rows.index
     figure, axis = new_figure(7.5, 0.38 * len(order) + 1.5)
     floors = pd.concat([table.floor for table in series.values()]).dropna()
-    axis.axvspan(0, floors.mean() if len(floors) else 0, color=PALE, lw=0, label="floor")
+    handles = [axis.axvspan(0, floors.mean() if len(floors) else 0, color=PALE, lw=0)]
     shift = np.linspace(0.22, -0.22, len(series)) if len(series) > 1 else [0]
     for number, (label, table) in enumerate(series.items()):
         table, at = table.reindex(order), np.arange(len(order)) + shift[number]
         colour, face = SERIES[number], "white" if "control" in label else SERIES[number]
         axis.hlines(at, table.low, table.high, color=colour, lw=3, alpha=0.28)
-        axis.plot(table.bias, at, "osD^"[number], color=colour, mfc=face, ms=6, ls="", label=label)
+        handles += axis.plot(table.bias, at, "osD^"[number], color=colour, mfc=face, ms=6, ls="")
     if len([label for label in series if "control" not in label]) == 2:
         first, second = (table.reindex(order).bias for table in list(series.values())[:2])
         for row, (start, end) in enumerate(zip(first, second, strict=True)):
@@ -42,12 +47,14 @@ def bias_dumbbell(tables: Mapping[str, pd.DataFrame], *, title: str = "") -> Fig
                 axis.annotate(
                     "", head, tail, arrowprops={"arrowstyle": "->", "color": INK, "lw": 1, "shrinkA": 4, "shrinkB": 4}
                 )
-    axis.set_yticks(range(len(order)), _ticks(order))
+    axis.set_yticks(range(len(order)), _ticks(rows))
     axis.set_xlim(-0.02, max([1e-9, *(np.nanmax([*table.high, 0.1]) for table in series.values())]) * 1.03)
     axis.set_ylim(-0.6, len(order) - 0.4)
     axis.set_xlabel("bias (95 % interval); shaded: what a fair generator would score")
-    _legend_above(axis, [label for label in series])
-    axis.set_title(title, pad=26)
+    labels = ["floor", *map(plain, series)]
+    axis.legend(handles, labels, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(labels), borderaxespad=0.2,
+                handletextpad=0.3)  # fmt: skip
+    axis.set_title("\n".join(filter(None, [plain(title), note])), pad=26)
     return figure
 
 
@@ -60,11 +67,13 @@ def class_shares(
 ) -> Figure:
     """Share of the faces of each class per occupation, with Wilson's 95 % interval, in one panel per class.
 
-    Two classes need one panel only. `truth` (occupation -> class -> share) is drawn as ticks.
+    Two classes need one panel only. `truth` (occupation -> class -> share) is drawn as ticks. Of many prompts an even
+    choice is drawn.
     """
     about = get_attribute(attribute)
     shown = about.classes[1:] if len(about.classes) == 2 else about.classes
     table = _by_label(frequencies(records, attribute)).sort_values(shown[-1], na_position="first")
+    table, note = _even_choice(table)
     width = 6.5 if len(shown) == 1 else 10.5
     figure, axes = new_figure(width, 0.24 * len(table) + 1.3, columns=len(shown), sharey=True)
     rows = np.arange(len(table))
@@ -79,9 +88,9 @@ def class_shares(
             axis.plot(planted, rows, "|", color="black", ms=12, mew=2, label="planted")
         axis.set(xlim=(-0.03, 1.03), xlabel=f"share of {name}", ylim=(-0.7, len(table) - 0.3))
     first = np.atleast_1d(axes)[0]
-    first.set_yticks(rows, _ticks(table.index))
+    first.set_yticks(rows, _ticks(table))
     figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    figure.suptitle(title)
+    entitle(figure, title, note)
     return figure
 
 
@@ -108,7 +117,7 @@ def neuron_map(neurons: NeuronSet, unet: torch.nn.Module, *, title: str = "") ->
     axis.set(xlabel="", ylabel="")
     axis.tick_params(length=0)
     axis.tick_params(rotation=0)
-    axis.set_title(title or f"{count_neurons(neurons):,} neurons")
+    axis.set_title(plain(title) or f"{count_neurons(neurons):,} neurons")
     return figure
 
 
@@ -126,21 +135,21 @@ def training_curves(histories: Mapping[str, pd.DataFrame], *, title: str = "") -
     figure, axes = new_figure(12.5, 3.2, columns=len(columns))
     for number, (label, history) in enumerate(histories.items()):
         colour, style = SERIES[number + 1], ("-", "--", "-.")[number]
-        plain = history.dropna(subset="bias")
+        usual = history.dropna(subset="bias")
         for axis, name in zip(axes, columns, strict=True):
-            axis.plot(plain["update"], plain[name], color=colour, lw=0.8, alpha=0.3)
-            smooth = plain[name].ewm(halflife=max(1, len(plain) / 15)).mean()
-            axis.plot(plain["update"], smooth, color=colour, ls=style, lw=2, label=label)
+            axis.plot(usual["update"], usual[name], color=colour, lw=0.8, alpha=0.3)
+            smooth = usual[name].ewm(halflife=max(1, len(usual) / 15)).mean()
+            axis.plot(usual["update"], smooth, color=colour, ls=style, lw=2, label=plain(label))
         if "validation_bias" in history:
             seen = history.dropna(subset="validation_bias")
             mark = {"marker": "sD^"[number], "ms": 8, "ls": "", "color": colour, "mec": "white"}
-            axes[-1].plot(seen["update"], seen.validation_bias, label=f"{label}, validation", **mark)
+            axes[-1].plot(seen["update"], seen.validation_bias, label=f"{plain(label)}, validation", **mark)
     for axis, name in zip(axes, columns.values(), strict=True):
         axis.set(title=name, xlabel="update", ylim=(0, None))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     axes[-1].set_ylim(0, 1.05)
     figure.legend(*axes[-1].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    figure.suptitle(title)
+    entitle(figure, title)
     return figure
 
 
@@ -180,23 +189,36 @@ def target_landscape(
     axes[-1].set(title="loss by wanted share", xlabel=f"share of {names[1]} in the batch", ylabel="class loss")
     axes[-1].set_ylim(-0.25, None)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    figure.suptitle(title)
+    entitle(figure, title)
     return figure
 
 
 def _by_label(table: pd.DataFrame) -> pd.DataFrame:
-    """The table indexed by occupation, or by prompt if the occupation is missing or has several prompts."""
+    """The table indexed by occupation, or by prompt if the occupation is missing or has several prompts; where that is
+    not unique either, with the prompt's number."""
     one = table.occupation.notna() & ~table.occupation.duplicated(keep=False)
-    return table.set_index(table.occupation.where(one, table.prompt).rename("row"))
+    label = table.occupation.where(one, table.prompt).astype(str)
+    numbered = table.prompt_id.astype(str) + ": " + table.prompt.astype(str)
+    return table.set_index(label.mask(label.duplicated(keep=False), numbered).rename("row"))
 
 
-def _ticks(labels: Iterable[str]) -> list[str]:
-    """Labels, shortened to 40 characters."""
-    return [label if len(label) <= 40 else f"{label[:39]}…" for label in labels]
+def _even_choice(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """At most `MOST_ROWS` rows of a sorted table, evenly spaced from the first to the last, and what to say of that."""
+    if len(table) <= MOST_ROWS:
+        return table, ""
+    chosen = table.iloc[np.linspace(0, len(table) - 1, MOST_ROWS).round().astype(int)]
+    return chosen, f"{MOST_ROWS} of {len(table):,} prompts: an even choice from the lowest to the highest"
 
 
-def _legend_above(axis, labels: list[str]) -> None:
-    axis.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(labels) + 1, borderaxespad=0.2, handletextpad=0.3)
+def _ticks(table: pd.DataFrame) -> list[str]:
+    """The rows' labels on one line of at most 40 characters; with the prompt's number where the font lacks a character
+    or several look the same."""
+    labels = [" ".join(label.split()) for label in table.index]
+    alike = Counter(plain(label, 40) for label in labels)
+    return [
+        plain(label if drawable(label) and alike[plain(label, 40)] == 1 else f"{number}: {label}", 40)
+        for number, label in zip(table.prompt_id, labels, strict=True)
+    ]
 
 
 KINDS = ("convolution", "self-\nattention", "cross-\nattention", "feed-\nforward", "projection", "time", "norm")

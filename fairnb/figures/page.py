@@ -109,7 +109,7 @@ def _caption(path: Path) -> str:
 
 def _table(path: Path) -> Markup:
     try:
-        return _html(pd.read_csv(path))
+        return _html(pd.read_csv(path, keep_default_na=False, na_values=[""]))  # a prompt may be "NA"
     except (ValueError, OSError) as error:  # pandas' parser errors are ValueErrors
         raise UserError(f"table {path} cannot be read ({error}): run the notebook that makes it again") from error
 

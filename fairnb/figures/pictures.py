@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from fairnb.errors import UserError
-from fairnb.figures.style import COLOURS, INK, NO_FACE, PALE, new_figure, readable_on
+from fairnb.figures.style import COLOURS, INK, NO_FACE, PALE, entitle, new_figure, plain, readable_on
 from fairnb.measure.images import load_image
 from fairnb.measure.metrics import summarise
 
@@ -36,9 +36,9 @@ def picture_grid(
         x, y = (number % columns) * 1.06, (number // columns) * (1 + lift) + lift
         axis.imshow(picture, extent=(x, x + 1, y + 1, y), interpolation="lanczos")
         if titles:
-            axis.text(x + 0.5, y - 0.05, titles[number], ha="center", va="bottom", fontsize=8.5)
+            axis.text(x + 0.5, y - 0.05, plain(titles[number]), ha="center", va="bottom", fontsize=8.5)
     _canvas(axis, columns * 1.06 - 0.06, height)
-    figure.suptitle(title)
+    entitle(figure, title)
     return figure
 
 
@@ -59,7 +59,7 @@ def picture_rows(
     figure, axis = new_figure(width, 1.14 * len(rows) + (0.4 if title else 0))
     for line, (label, images) in enumerate(rows.items()):
         y = line * 1.12
-        axis.text(-0.12, y + 0.5, label, ha="right", va="center")
+        axis.text(-0.12, y + 0.5, plain(label), ha="right", va="center")
         for column, picture in enumerate(_pixels(images)):
             _framed(axis, picture, column * 1.1, y, classes[label][column] if classes else "", attribute)
         if classes:
@@ -68,7 +68,7 @@ def picture_rows(
             axis.text(1.1 * columns + 0.05, y + 0.5, text, ha="left", va="center")
     _canvas(axis, width, len(rows) * 1.12 - 0.12)
     axis.set_xlim(-1.35, width - 1.4)
-    figure.suptitle(title)
+    entitle(figure, title)
     return figure
 
 
@@ -91,7 +91,7 @@ def class_grid(
     figure, axis = new_figure(columns * 1.05, rows * 0.93 + 0.75)
     _draw_classes(axis, records, attribute, folder, count, columns)
     _class_legend(figure, records, attribute)
-    figure.suptitle(title)
+    entitle(figure, title)
     return figure
 
 
@@ -115,7 +115,7 @@ def before_after(
         _share_bar(axes[0, column], records, attribute, label)
         _draw_classes(axes[1, column], records, attribute, folder, count, columns)
     _class_legend(figure, pd.concat([before, after]), attribute)
-    figure.suptitle(title)
+    entitle(figure, title)
     return figure
 
 
@@ -188,6 +188,6 @@ def _share_bar(axis, records: pd.DataFrame, attribute: str, label: str) -> None:
             )
         left += share
     bias = f"bias {summarise(records, attribute)['mean']:.2f}" if len(faces) else "bias undefined: no face found"
-    axis.set_title(f"{label}:  {bias},  {len(faces)} faces in {len(records)} images")
+    axis.set_title(f"{plain(label)}:  {bias},  {len(faces)} faces in {len(records)} images")
     axis.set(xlim=(0, 1))
     axis.axis("off")

@@ -4,11 +4,13 @@ Importing this module sets the theme for the plots of a notebook, too. Colour is
 letters, places or markers.
 """
 
+import warnings
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from fairnb.files import write_atomically
 
@@ -32,6 +34,7 @@ sns.set_theme(
         **{"axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": SOFT, "axes.labelcolor": INK},
         **{"text.color": INK, "xtick.color": INK, "ytick.color": INK, "axes.linewidth": 0.8},
         **{"xtick.major.width": 0.8, "ytick.major.width": 0.8, "figure.constrained_layout.use": True},
+        "text.usetex": False,  # to LaTeX more than dollars means something
     },
 )
 
@@ -40,7 +43,9 @@ def save_figure(figure: Figure, folder: str | Path, name: str, caption: str) -> 
     """Write <folder>/figures/<name>.png and its caption <name>.txt for the report; return the figure."""
     plt.close(figure)  # a notebook would show an open figure twice
     place = Path(folder) / "figures"
-    write_atomically(place / f"{name}.png", lambda path: figure.savefig(path, dpi=150, facecolor="white"))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a line for each; charts number such prompts
+        write_atomically(place / f"{name}.png", lambda path: figure.savefig(path, dpi=150, facecolor="white"))
     write_atomically(place / f"{name}.txt", lambda path: path.write_text(caption.strip() + "\n", encoding="utf-8"))
     return figure
 
@@ -49,6 +54,23 @@ def new_figure(width: float, height: float, columns: int = 1, **options):
     figure, axes = plt.subplots(1, columns, figsize=(width, height), **options)
     plt.close(figure)
     return figure, axes
+
+
+def plain(text: str, length: int = 200) -> str:
+    """Text as it stands, shortened to `length` characters: matplotlib would read a formula between two dollars, and
+    stop at a wrong one."""
+    return (text if len(text) <= length else f"{text[: length - 1]}…").replace("$", r"\$")
+
+
+def entitle(figure: Figure, title: str, note: str = "") -> None:
+    """Give a figure a title, which may be a prompt, in as many lines as it needs, and a note below it."""
+    figure.suptitle("\n".join(filter(None, [plain(title), note])), wrap=True)
+
+
+def drawable(text: str) -> bool:
+    """Whether the figures' font has all characters of a text; others are drawn as boxes."""
+    font = get_font(findfont(FontProperties()))
+    return all(font.get_char_index(ord(character)) for character in text)
 
 
 def readable_on(colour: str) -> str:

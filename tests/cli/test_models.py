@@ -58,7 +58,7 @@ def audits(patch: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     """Two audits of the same prompts, the second with the patch."""
     place = tmp_path_factory.mktemp("audits")
     prompts = place / "prompts.txt"
-    prompts.write_text("a photo of a pilot\n\na photo of a nurse\n" + "a photo of a very old chef " * 40 + "\n")
+    prompts.write_text("a photo of a pilot\n\na nurse <b> $5 for $\n" + "a photo of a very old chef " * 40 + "\n")
     common = ["--prompts", prompts, "--attributes", "gender,age", "--images", 3, *SMALL]
     assert call("audit", MINI, *common, "--out", place / "one") == 0
     assert call("audit", MINI, *common, "--out", place / "two", "--patch", patch) == 0
@@ -73,7 +73,7 @@ def test_an_audit_is_one_page_with_its_tables(audits):
     summary = json.loads((folder / "summary.json").read_text())
     assert {"bias", "low", "high", "floor", "n_images", "faceless", "classifier_accuracy"} <= set(summary["gender"])
     assert set(pd.read_csv(folder / "tables" / "age.csv").columns) >= {"prompt", "n", "bias", "low", "high", "floor"}
-    assert (folder / "test_results.pkl").is_file()
+    assert (folder / "test_results.pkl").is_file() and "<td>a nurse &lt;b&gt; $5 for $</td>" in page
 
 
 def test_a_prompt_too_long_is_said_and_a_finished_audit_is_kept(audits, capsys):
@@ -83,6 +83,15 @@ def test_a_prompt_too_long_is_said_and_a_finished_audit_is_kept(audits, capsys):
     assert call("audit", MINI, *common, "--out", folder) == 0
     assert "too long, the text encoder ignores its end: a photo of a very old chef" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in folder.glob("images/*/*.png")} == before
+
+
+def test_what_was_made_of_a_prompt_file_is_said(tmp_path, capsys):
+    (tmp_path / "jobs.json").write_text('{"train": ["cook"], "test": ["pilot", "Pilot"]}')
+    prompts = f"{tmp_path / 'jobs.json'}:test"
+    assert call("audit", MINI, "--prompts", prompts, "--attributes", "race", "--out", tmp_path / "out", *SMALL) == 2
+    said = capsys.readouterr().err
+    assert "2 of 2 entries are bare occupations; 'pilot' becomes 'a photo of a pilot'" in said
+    assert "1 of 2 entries repeat a prompt" in said and not (tmp_path / "out").exists()
 
 
 def test_compare_says_what_changed(audits, capsys):

@@ -73,3 +73,14 @@ def test_a_damaged_table_is_named(profile: Profile) -> None:
     with pytest.raises(UserError, match="by_prompt.csv"):
         write_report(profile)
     assert not (profile.folder / "report.html").exists()
+
+
+def test_prompts_of_any_kind_stand_in_the_page(profile: Profile) -> None:
+    fill(profile.folder, gender={"bias": 0.5})
+    prompts = ["the singer Tra$$", "<script>alert(1)</script> & co", "NA", "null", '"', "a" * 300]
+    table = pd.DataFrame({"prompt": prompts, "bias": [0.5, 0.5, 0.5, 0.5, 0.5, None]})
+    table.to_csv(profile.folder / "tables" / "gender.csv", index=False)
+    page = write_report(profile).read_text(encoding="utf-8")
+    assert "<script" not in page and "<td>&lt;script&gt;alert(1)&lt;/script&gt; &amp; co</td>" in page
+    for text in (*prompts[:1], *prompts[2:4], prompts[5], "–"):
+        assert f"<td>{text}</td>" in page

@@ -178,3 +178,79 @@ def test_several_prompts_of_one_occupation_and_long_ones_have_rows_of_their_own(
         drawn(figure)
         labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
         assert len(labels) == 3 and len(set(labels)) == 3 and max(map(len, labels)) == 40
+
+
+ODD = (
+    *("the singer Tra$$", "a $5% off salesperson $", r"$\frac{a$ _x_ ^2 \$5", "_under_", "%s {x} #1f77b4", "NA"),
+    *("two\nlines", "😀 doctor", "صورة طبيب", "医師", "医者", "<b>&</b>", "a" * 3000, "a" * 2999 + "b"),
+)
+
+
+def biases(prompts: list[str], occupation: str | None = None) -> pd.DataFrame:
+    """A table as of `bias_by_prompt` and of `frequencies`, without the time they take for many prompts."""
+    share = np.linspace(0, 1, len(prompts))
+    about = {"prompt_id": range(len(prompts)), "prompt": prompts, "occupation": occupation, "split": "test", "n": 4}
+    values = {"bias": share, "low": share / 2, "high": share, "floor": 0.4, "female": 1 - share, "male": share}
+    return pd.DataFrame({**about, **values, "young": share, "old": 1 - share})
+
+
+def charts_of(table: pd.DataFrame, records: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    monkeypatch.setattr(charts, "frequencies", lambda records, attribute: table)
+    before_and_after = charts.bias_dumbbell({"be$fore": table, "_after$": table.iloc[::-1]})
+    return [before_and_after, charts.class_shares(records, "gender")]
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_every_text_is_drawn_as_it_stands(records: pd.DataFrame, monkeypatch: pytest.MonkeyPatch):
+    """No formula, no break, and no two rows that look the same."""
+    for figure in charts_of(biases(list(ODD)), records, monkeypatch):
+        drawn(figure)
+        labels = [label._preprocess_math(label.get_text()) for label in figure.axes[0].get_yticklabels()]
+        assert not any(formula for _, formula in labels)
+        shown = [text for text, _ in labels]
+        assert set(ODD[:6]) < set(shown) and {"two lines", "9: 医師", "10: 医者", "<b>&</b>"} < set(shown)
+        assert len(set(shown)) == len(ODD) and all(len(text) <= 40 for text in shown)
+        assert {f"12: {'a' * 35}…", f"13: {'a' * 35}…"} < set(shown)
+
+
+def test_the_legend_names_every_table(records: pd.DataFrame, monkeypatch: pytest.MonkeyPatch):
+    figure, _ = charts_of(biases(list("abc")), records, monkeypatch)
+    drawn(figure)
+    shown = [text._preprocess_math(text.get_text())[0] for text in figure.axes[0].get_legend().get_texts()]
+    assert shown == ["floor", "be$fore", "_after$"]
+
+
+@pytest.mark.parametrize("count", [60, 61, 2000])
+def test_of_many_prompts_an_even_choice_is_drawn_and_said(records, monkeypatch, tmp_path, count: int):
+    table = biases([f"prompt {number}" for number in range(count)])
+    for number, figure in enumerate(charts_of(table, records, monkeypatch)):
+        labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        assert len(set(labels)) == len(labels) == 60 and labels[0] == "prompt 0" and labels[-1] == f"prompt {count - 1}"
+        note = f"60 of {count:,} prompts: an even choice from the lowest to the highest"
+        assert (note in texts(figure)) == (count > 60)
+        if count > 61:
+            style.save_figure(figure, tmp_path, str(number), "")
+
+
+def test_titles_are_prompts_too(records: pd.DataFrame, tmp_path: Path):
+    images = torch.zeros(2, 3, 8, 8)
+    for title in (" ".join(ODD[:6]), "x" * 3000):
+        for figure in (
+            pictures.picture_grid(images, titles=["$a$", r"$\frac{$"], title=title),
+            pictures.picture_rows({title[:30]: images}, title=title),
+            pictures.class_grid(records, "gender", folder=tmp_path, title=title),
+            pictures.before_after(records, records, "age", folders=(tmp_path,) * 2, labels=("$a$", "$"), title=title),
+        ):
+            drawn(figure)
+            assert not any(text._preprocess_math(text.get_text())[1] for text in figure.findobj(matplotlib.text.Text))
+
+
+def test_the_font_of_the_figures_has_latin_and_no_chinese_letters():
+    assert style.drawable("Ärztin ½") and not style.drawable("医")
+
+
+def test_prompts_that_occur_twice_or_are_another_ones_occupation_have_rows_of_their_own(records, monkeypatch):
+    table = biases(["cook", "a cook", "a judge", "a judge"]).assign(occupation=[None, "cook", None, None])
+    for figure in charts_of(table, records, monkeypatch):
+        labels = {label.get_text() for label in drawn(figure).axes[0].get_yticklabels()}
+        assert labels == {"0: cook", "1: a cook", "2: a judge", "3: a judge"}

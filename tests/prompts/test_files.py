@@ -54,7 +54,7 @@ def read(path: Path) -> list[tuple[str, str | None]]:
         ("bar.csv", "prompt|occupation\na photo of a cook|cook\n", [(COOK, "cook")]),
         ("excel.csv", "sep=;\r\nprompt;occupation\r\na photo of a cook;cook\r\n", [(COOK, "cook")]),
         ("capital.csv", " Prompt , OCCUPATION \na photo of a cook , cook \n", [(COOK, "cook")]),
-        ("pandas.csv", ",prompt,occupation\n0,a photo of a cook,cook\n1,a man,\n,,\n", [(COOK, "cook"), ("a man", None)]),
+        ("pandas.csv", ",prompt,job\n0,a photo of a cook,cook\n1,a man,\n,,\n", [(COOK, "cook"), ("a man", None)]),
         ("quoted.csv", '"prompt"\r\n"a nurse,\r\nsmiling"\r\n', [("a nurse, smiling", None)]),
         ("caption.csv", "file,text\n1.png,a photo of a cook\n", [(COOK, None)]),
         ("both.csv", "text,prompt\nx,a photo of a cook\n", [(COOK, None)]),
