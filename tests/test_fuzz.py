@@ -35,6 +35,7 @@ anything = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=8,
 )
+SUFFIXES = ["json", "jsonl", "txt", "csv", "tsv", "JSON", "TXT", "md", "parquet", "xlsx"]
 words = st.text(min_size=1, max_size=8) | st.sampled_from(["doctor", "a photo of a nurse", "Ärztin", "😀"])
 MINI_PROFILE = yaml.safe_load((root() / "notebooks" / "profiles" / "mini.yaml").read_text())["profile"]
 PATCH = (MINI / "patches" / "gender.safetensors").read_bytes()
@@ -80,19 +81,92 @@ def test_profile_files(tmp_path, content):
 @often
 @given(
     anything | st.lists(words, max_size=5) | st.dictionaries(words, st.lists(words, max_size=4), max_size=3),
-    st.sampled_from(["json", "txt", "csv"]),
+    st.sampled_from(SUFFIXES),
+    st.sampled_from(["json", "lines", "table"]),
 )
-def test_prompt_files(tmp_path, content, suffix):
+def test_prompt_files(tmp_path, content, suffix, form):
     path = tmp_path / f"p.{suffix}"
-    text = json.dumps(content) if suffix == "json" else str(content).replace(",", "\n")
-    path.write_text("prompt\n" + text if suffix == "csv" else text, encoding="utf-8", errors="replace")
-    table = right_or_said(lambda: read_prompts(path), path)
-    assert table is None or (len(table) and table.prompt.map(lambda prompt: bool(prompt.strip())).all())
+    text = json.dumps(content) if form == "json" else str(content).replace(",", "\n")
+    path.write_text("prompt\n" + text if form == "table" else text, encoding="utf-8", errors="replace")
+    for name in ("", ":doctor"):
+        table = right_or_said(lambda name=name: read_prompts(f"{path}{name}"), path)
+        assert table is None or (len(table) and table.prompt.map(lambda prompt: bool(prompt.strip())).all())
     right_or_said(lambda: load_prompt_set(path), path)
 
 
+def table_text(rows, header=("prompt", "occupation"), **form):
+    return pd.DataFrame(rows, columns=header).to_csv(index=False, **form)
+
+
+def objects(rows):
+    return [{"Prompt": prompt, "occupation": occupation} for prompt, occupation in rows]
+
+
+PROMPTS_ONLY = {  # the forms that know no occupation
+    "p.txt": lambda rows: "\n".join(prompt for prompt, _ in rows),
+    "one.csv": lambda rows: table_text([prompt for prompt, _ in rows], ["PROMPT"]),
+    "job.csv": lambda rows: table_text([prompt for prompt, _ in rows], ["Occupation"]),
+    "text.tsv": lambda rows: table_text([(prompt, 1) for prompt, _ in rows], ["text", "id"], sep="\t"),
+    "p.json": lambda rows: json.dumps([prompt for prompt, _ in rows]),
+    "list.txt": lambda rows: json.dumps([prompt for prompt, _ in rows], indent=1),
+    "p.jsonl": lambda rows: "\n".join(json.dumps({"caption": prompt}) for prompt, _ in rows),
+    "strings.ndjson": lambda rows: "\n".join(json.dumps(prompt, ensure_ascii=False) for prompt, _ in rows),
+    "lists.json": lambda rows: json.dumps({"a": [prompt for prompt, _ in rows[:2]], "b": [p for p, _ in rows[2:]]}),
+}
+WITH_OCCUPATION = {
+    "p.csv": table_text,
+    "p.CSV": lambda rows: table_text(rows, [" Prompt ", "OCCUPATION"], sep=";", lineterminator="\r\n"),
+    "p.tsv": lambda rows: table_text(rows, sep="\t"),
+    "bars.txt": lambda rows: table_text(rows, sep="|", lineterminator="\r\n"),
+    "o.json": lambda rows: json.dumps(objects(rows)),
+    "o.JSON": lambda rows: json.dumps({"data": objects(rows)}, ensure_ascii=False),
+    "o.jsonl": lambda rows: "\n".join(map(json.dumps, objects(rows))),
+}
+odd = ["cook", "Cook", "a cook", "A photo of the cook", "crane and tower operator", "an usher", "$x$", "Tra$$", "# x"]
+odd += ['the "old" cook', "cook; old", "cook | old", "a tab\tinside", "in two\nlines", "Ärztin", "医師", "😀", "{job}"]
+prompts = st.sampled_from(odd) | st.text(min_size=1, max_size=12).filter(lambda text: text.strip("\ufeff ").strip())
+prompts = prompts.map(lambda text: text.replace("\r", "\n"))  # pandas writes a lone \r without quotes
+
+
+@settings(often, max_examples=300)
+@given(
+    st.lists(st.tuples(prompts, st.sampled_from([None, "cook", "Koch"])), min_size=1, max_size=5),
+    st.sampled_from([*PROMPTS_ONLY, *WITH_OCCUPATION]),
+    st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-32"]),
+)
+def test_the_same_prompts_in_every_form(tmp_path, rows, form, encoding):
+    """What a file gives depends on what it says, not on how it says it."""
+    if form in PROMPTS_ONLY:
+        rows = [(prompt, None) for prompt, _ in rows]
+    plain, path = tmp_path / "plain.json", tmp_path / form
+    plain.write_text(json.dumps([{"prompt": prompt, "occupation": occupation} for prompt, occupation in rows]))
+    path.write_bytes({**PROMPTS_ONLY, **WITH_OCCUPATION}[form](rows).encode(encoding))
+    expected, table = right_or_said(lambda: read_prompts(plain), plain), right_or_said(lambda: read_prompts(path), path)
+    if form == "p.txt" and (table is None or any("\n" in prompt for prompt, _ in rows)):
+        return  # a line is a prompt there, and some lines are refused
+    assert (table is None) == (expected is None)
+    if table is not None:
+        pd.testing.assert_frame_equal(table, expected)
+        assert len(table.attrs["notes"]) == len(expected.attrs["notes"])
+
+
 @often
-@given(st.binary(max_size=200), st.sampled_from(["json", "txt", "csv", "parquet", "pkl", "safetensors"]))
+@given(
+    st.sampled_from(sorted(WITH_OCCUPATION)),
+    st.integers(0, 120),
+    st.binary(max_size=6) | st.sampled_from([b'"', b"\n", b"[", b"{", b"\xff", b"\0", b","]),
+    st.booleans(),
+)
+def test_damaged_prompt_files(tmp_path, form, place, piece, cut):
+    rows = [("a photo of a cook", "cook"), ("judge", None), ("a photo of a pilot, smiling", "pilot")]
+    content, path = WITH_OCCUPATION[form](rows).encode(), tmp_path / form
+    path.write_bytes(content[:place] + piece + (b"" if cut else content[place + len(piece) :]))
+    table = right_or_said(lambda: read_prompts(path), path)
+    assert table is None or 1 <= len(table) <= 5
+
+
+@often
+@given(st.binary(max_size=200), st.sampled_from([*SUFFIXES, "pkl", "safetensors"]))
 def test_bytes(tmp_path, content, suffix):
     path = tmp_path / f"b.{suffix}"
     path.write_bytes(content)

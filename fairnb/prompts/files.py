@@ -211,7 +211,7 @@ def _rows_of_json(content: Any, path: Path, name: str | None, notes: list[str]) 
     if not lists:
         if name is not None:
             raise UserError(f"prompt file {path} has no list '{name}', nor any list with a name: leave out ':{name}'")
-        if not isinstance(content, list | dict):
+        if not isinstance(content, list | dict | str):
             raise UserError(f"prompt file {path} must hold a list of prompts or a dict of such lists: rewrite it")
         return _rows_of_list(content if isinstance(content, list) else [content] * bool(content), path)  # a single line
     if name is not None:
@@ -299,7 +299,7 @@ def _table(rows: list[tuple], path: Path, notes: list[str]) -> pd.DataFrame:
 
 def _clean(text: Any, path: Path) -> str:
     """A prompt on one line with single spaces, which the tokeniser of Stable Diffusion makes of it anyway."""
-    prompt = " ".join(text.split()) if isinstance(text, str) else ""
+    prompt = " ".join(text.replace("\ufeff", "").split()) if isinstance(text, str) else ""  # a mark of joined files
     if not prompt or any(unicodedata.category(character) in ("Cc", "Cs") for character in prompt):
         raise UserError(f"prompt file {path} holds {str(text)[:60]!r}, which is not a prompt: remove it")
     if re.search(r"\{\w*\}", prompt):
