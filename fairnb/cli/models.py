@@ -99,10 +99,7 @@ def finetune(
 
     settings = load_settings(model, profile, change)
     names = parse_attributes(attribute, [settings.attribute])
-    if share and len(share) != len(names):
-        raise UserError(f"--share is given {len(share)} times: give it once for each of {', '.join(names)}, or not")
-    wanted = zip(names, share or [None] * len(names), strict=True)
-    shares = {name: parse_shares(text, get_attribute(name)) for name, text in wanted}
+    shares = _shares_of([get_attribute(name) for name in names], share)
     words = load_prompt_set(settings.prompts)
     published = _is_flat_text(neurons)
     chosen = None if published else load_neurons(neurons)
@@ -127,6 +124,14 @@ def finetune(
     if processes().is_main_process:
         write_card(out, base=settings.model, revision=settings.revision, figures=figures)
         typer.echo(f"{figures}\n{out / 'patch.safetensors'}; its card is {out / 'README.md'}")
+
+
+def _shares_of(attributes: list, share: list[str] | None) -> dict[str, list[float]]:
+    """The shares of several attributes, given in their order or all equal."""
+    if share and len(share) != len(attributes):
+        raise UserError(f"--share is given {len(share)} times: give it once for each of {len(attributes)} attributes")
+    given = share or [None] * len(attributes)
+    return {about.name: parse_shares(text, about) for about, text in zip(attributes, given, strict=True)}
 
 
 def _is_flat_text(path: Path) -> bool:
