@@ -56,6 +56,11 @@ def generate(
         raise UserError("give prompts in quotes, or a file of them as --prompts FILE" + (", not both" if texts else ""))
     if texts and (file := next((text for text in texts if Path(text).is_file()), None)):
         raise UserError(f"the prompt {file} is a file: give it as --prompts {file}")
+    if (
+        texts
+        and (wrong := next((text for text in texts if not text.strip() or texts.count(text) > 1), None)) is not None
+    ):
+        raise UserError(f"the prompt '{wrong}' is {'given twice' if wrong.strip() else 'blank'}: leave it out")
     if prompts:
         rows = load_prompts(typed(prompts)).to_dict("records")
     else:
@@ -120,6 +125,9 @@ def measure(
         device, place = pick_device(settings.device), folder
         judge = load_classifier(settings.judge, device)
         records = judge_images(folder, load_detector(device), judge)
+        if skipped := records.attrs["skipped"]:
+            kinds = ", ".join(f"{number} {kind}" for kind, number in skipped.items())
+            typer.echo(f"skipped what is no picture: {kinds}\n")
         accuracy, sources = judge.accuracy, [source.model for source in settings.judge]
         seen_by = classifier_hash(judge)
         if skipped := records.attrs["skipped"]:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fairnb.cli.options import MEASURE, ProfileOption, SetOption, load_settings, parse_shares
+from fairnb.cli.options import MEASURE, ProfileOption, SetOption, load_prompts, load_settings, parse_shares
 from fairnb.errors import UserError
 
 commands = typer.Typer()
@@ -78,15 +78,16 @@ def similarity(
     """
     from fairnb.diffusion.pipeline import pick_device
     from fairnb.measure.similarity import fid, image_features, image_set, kid, paired, prompt_similarity
-    from fairnb.prompts.files import read_prompts
     from fairnb.vision.encoders import load_clip, load_dino
 
     settings = load_settings(None, profile, change)
-    texts = read_prompts(prompts).prompt.tolist() if prompts else None
+    texts = load_prompts(prompts).prompt.tolist() if prompts else None
     places = [folder] if other is None else [folder, other]
     sets = [image_set(place, texts) for place in places]
     if other is None and sets[0].prompt.isna().any():
         raise UserError(f"{folder} does not tell its prompts: give --prompts FILE, whose first belongs to prompt_0")
+    if prompts and all(each.seed.notna().all() for each in sets):
+        raise UserError(f"--prompts {prompts} is not needed, since the images were drawn by fairnb: leave it out")
     device = pick_device(settings.device)
     clip = load_clip(settings.clip, device)
     features = [image_features(clip, each.file) for each in sets]

@@ -15,21 +15,20 @@ from fairnb.vision.encoders import Clip, Dino
 
 
 def image_set(folder: str | Path, prompts: Sequence[str] | None = None) -> pd.DataFrame:
-    """One row per image of a folder (of an audit: its images): file, name (without folder and suffix), prompt, seed.
+    """One row per image of a folder (see `folders.picture_rows`): file, key (prompt_id, image), prompt and seed.
 
     Prompt and seed are those that `generate` recorded; without a record the seed is None, and the prompt of
     prompt_<i>/ is that at position i of `prompts`, or None. `UserError` for a folder that does not fit `prompts`.
     """
     folder = Path(folder)
-    folder = folder / "images" if (folder / "images" / PLAN).is_file() else folder
     table = pd.DataFrame(picture_rows(folder)[0])
     table["file"] = [folder / path for path in table.path]
-    table["name"] = [Path(path).with_suffix("").as_posix() for path in table.path]
-    if not (folder / PLAN).is_file():
+    table["key"] = list(zip(table.prompt_id, table.image, strict=True))
+    if not any((place / PLAN).is_file() for place in (folder, folder / "images")):
         table["seed"], table["prompt"] = None, None
         if prompts is not None:
             table["prompt"] = [_prompt_of(file, prompts) for file in table.file]
-    return table[["file", "name", "prompt", "seed"]]
+    return table[["file", "key", "prompt", "seed"]]
 
 
 def _prompt_of(file: Path, prompts: Sequence[str]) -> str:
@@ -43,35 +42,35 @@ def _prompt_of(file: Path, prompts: Sequence[str]) -> str:
 
 
 def paired(one: pd.DataFrame, two: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """The images of two sets that have the same name, as rows `row` and `row_other`, and what makes them pairs.
+    """The images of two sets that have the same numbers, as rows `row` and `row_other`, and what makes them pairs.
 
     No pairs if both sets tell prompt and seed, and these differ: an image is compared only with that of its own noise.
     """
-    one, two = (each.reset_index(names="row").drop_duplicates("name") for each in (one, two))
-    both = one.merge(two, on="name", suffixes=("", "_other"))
+    one, two = (each.reset_index(names="row") for each in (one, two))
+    both = one.merge(two, on="key", suffixes=("", "_other"))
     if both.empty:
-        return both, "the two folders have no image of the same name"
+        return both, "the two folders have no image of the same prompt and number"
     if both.seed.isna().all() or both.seed_other.isna().all():
-        return both, "paired by name: nothing tells that they come from the same noise"
+        return both, "paired by number: nothing tells that they come from the same noise"
     if (differs := (both.prompt != both.prompt_other) | (both.seed != both.seed_other)).any():
-        return both[:0], f"{both.name[differs].iloc[0]} was drawn of another prompt or seed in the other folder"
+        return both[:0], f"{both.file[differs].iloc[0]} is of another prompt or seed than its counterpart"
     return both, "of the same prompt and noise"
 
 
-@torch.no_grad()
 def mean_image_similarity(encoder: Clip | Dino, one: Path, two: Path) -> float:
-    """Mean cosine (CLIP-I, DINO) of the images of two folders (see `picture_rows`), paired by prompt and number."""
-    files = [
-        {(row["prompt_id"], row["image"]): folder / row["path"] for row in picture_rows(folder)[0]}
-        for folder in (one, two)
-    ]
-    if lone := files[0].keys() ^ files[1].keys():
-        prompt_id, image = min(lone)
-        raise UserError(
-            f"image {image} of prompt {prompt_id} is in one of {one} and {two} only: generate as many of both"
-        )
-    features = [image_features(encoder, [paths[key] for key in files[0]]) for paths in files]
-    return (features[0] * features[1]).sum(1).mean().item()
+    """Mean cosine (CLIP-I, DINO) of the images of two folders, which are `paired`.
+
+    `UserError` for an image that only one of them holds, and for images of other prompts or seeds.
+    """
+    sets = [image_set(place) for place in (one, two)]
+    for each, place, other in zip(sets, (two, one), sets[::-1], strict=True):
+        if len(lone := each.file[~each.key.isin(other.key)]):
+            raise UserError(f"{lone.iloc[0]} has no counterpart in {place}: generate as many of both")
+    pairs, why = paired(*sets)
+    if pairs.empty:
+        raise UserError(f"{one} and {two} cannot be compared: {why}")
+    first, second = (image_features(encoder, each.file) for each in sets)
+    return (first[pairs.row.tolist()] * second[pairs.row_other.tolist()]).sum(1).mean().item()
 
 
 @torch.no_grad()
@@ -85,9 +84,9 @@ def prompt_similarity(clip: Clip, features: torch.Tensor, prompts: Sequence[str]
 
 
 @torch.no_grad()
-def image_features(encoder: Clip | Dino, paths: Iterable[Path], batch: int = 64) -> torch.Tensor:
+def image_features(encoder: Clip | Dino, files: Iterable[Path], batch: int = 64) -> torch.Tensor:
     """Features [N, D] of norm 1 of image files of any sizes, on the encoder's device."""
-    batches = image_batches(Path(), ({"path": path} for path in paths), batch)
+    batches = image_batches(Path(), ({"path": file} for file in files), batch)
     return torch.cat([encoder.image_features(images.to(encoder.mean.device)) for _, images in batches])
 
 
