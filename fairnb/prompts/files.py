@@ -25,6 +25,7 @@ MARKS = {  # byte order marks; that of UTF-32 begins with that of UTF-16
 # Names of a column or key, in any case. The second tuple counts where a file has none of the first.
 PROMPT, CAPTION = ("prompt", "prompts"), ("text", "caption", "captions")
 OCCUPATION = ("occupation", "occupations", "job", "jobs", "profession")
+MISSING = {"", "na", "n/a", "nan", "null", "none"}  # as R, pandas and others write a value that is not there
 ARTICLES = {"a", "an", "the"}
 NO_NAME = {  # with such a word begins a phrase, but no occupation: articles, pronouns and numbers
     *ARTICLES,
@@ -264,7 +265,8 @@ def _table(rows: list[tuple], path: Path, notes: list[str]) -> pd.DataFrame:
     kept: dict[tuple, list] = {}
     bare, twice = [], []
     for text, named, split in rows:
-        prompt, occupation = _clean(text, path), None if named in (None, "") else _clean(named, path)
+        absent = named is None or (isinstance(named, str) and named.strip().casefold() in MISSING)
+        prompt, occupation = _clean(text, path), None if absent else _clean(named, path)
         if is_occupation(prompt):
             bare.append(prompt)
             prompt, occupation = photo_of(prompt), occupation or prompt
@@ -303,7 +305,7 @@ def _table(rows: list[tuple], path: Path, notes: list[str]) -> pd.DataFrame:
 def _clean(text: Any, path: Path) -> str:
     """A prompt on one line with single spaces, which the tokeniser of Stable Diffusion makes of it anyway."""
     prompt = " ".join(text.replace("\ufeff", "").split()) if isinstance(text, str) else ""  # a mark of joined files
-    if not prompt or any(unicodedata.category(character) in ("Cc", "Cs") for character in prompt):
+    if prompt.casefold() in MISSING or any(unicodedata.category(character) in ("Cc", "Cs") for character in prompt):
         raise UserError(f"prompt file {path} holds {str(text)[:60]!r}, which is not a prompt: remove it")
     if re.search(r"\{\w*\}", prompt):
         raise UserError(f"prompt file {path} holds the template '{prompt[:60]}': fill it in, or choose another list")
