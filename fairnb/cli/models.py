@@ -129,7 +129,7 @@ def finetune(
 
 
 def _is_flat_text(path: Path) -> bool:
-    """Whether a file begins with whole numbers in lines, as the index that Bias Neurons publishes; a mark may precede."""
+    """Whether a file begins with whole numbers in lines, as the index of Bias Neurons; a mark may precede."""
     try:
         with path.open("rb") as file:
             begins = file.read(64)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from fairnb.errors import UserError
-from fairnb.files import read_json
+from fairnb.files import LOCK, read_json
 from fairnb.measure.generate import PLAN
 from fairnb.measure.images import image_path, load_image
 
@@ -92,6 +92,8 @@ def _walk(folder: Path, above: set[Path]) -> Iterator[Path]:
     except OSError as error:
         raise UserError(f"{folder} cannot be read ({error.strerror}): allow it, or name another folder") from error
     for path in paths:
+        if path.name == LOCK:
+            continue
         if path.is_dir() and not path.name.startswith(".") and path.resolve() not in above:
             yield from _walk(path, above)
         else:

@@ -183,7 +183,7 @@ FINETUNE = ["finetune", MINI, "--neurons", "big.txt", "--out", "o"]
         (["find", MINI, "--attribute", "gender,hat", "--out", "o.txt"], "unknown attribute 'hat'"),
         (["find", MINI, "--out", "o"], "o has no form of neurons"),
         (FINETUNE, "big.txt holds index 999999999, but the U-Net has"),
-        ([*FINETUNE, "--attribute", "gender,age", "--share", "0.5,0.5"], "give it once for each of 2 attributes"),
+        ([*FINETUNE, "--attribute", "gender,age", "--share", "0.5,0.5"], "give it once for each of gender, age"),
         ([*FINETUNE, "--share", "nan,nan"], "--share nan,nan must be 2 numbers"),
     ],
 )

@@ -139,7 +139,8 @@ def test_an_audit_says_what_it_is_an_audit_of(audits):
 def test_another_judges_tables_and_figures_do_not_stay(audits, tmp_path):
     folder = tmp_path / "audit"
     shutil.copytree(audits[0], folder)
-    (folder / "figures" / "mine.png").write_bytes((folder / "figures" / "age_bias.png").read_bytes())
+    for name in ("mine", "age_bias"):
+        (folder / "figures" / f"{name}.png").write_bytes((folder / "figures" / "gender_bias.png").read_bytes())
     common = ["--prompts", audits[0].parent / "prompts.txt", "--attributes", "gender", "--images", 3, *SMALL]
     assert call("audit", MINI, *common, "--out", folder) == 0
     assert {path.stem.partition("_")[0] for path in folder.glob("*/*.[cp][sn][vg]")} == {"gender", "mine"}
@@ -274,7 +275,7 @@ def test_a_guidance_from_prompts(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "gender: female 0.5, male 0.5" in shown and "age: young 0.75, old 0.25" in shown
     for arguments, message in (
-        (shares[:4], "--share is given 1 times: give it once for each of 2 attributes"),
+        (shares[:4], "--share is given 1 times: give it once for each of gender, age"),
         (["--attribute", "gender,height"], "unknown attribute 'height'"),
         (["--mode", "sample"], "mode sample pushes all images to one class of gender: give that class the share 1"),
         (["--both"], "leave both out"),

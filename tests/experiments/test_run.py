@@ -118,10 +118,11 @@ def test_explicit_prompts_name_every_class_of_every_test_occupation():
 
 def test_distance_to_the_target_and_diversity_are_compared_as_well():
     def seen(*classes: tuple[str, str]) -> pd.DataFrame:
-        same = {"prompt_id": 0, "prompt": "p", "occupation": "o", "split": "test", "face": True}
-        return pd.DataFrame([same | {"gender": gender, "age": age} for gender, age in classes])
+        same = {"prompt_id": 0, "prompt": "p", "occupation": "o", "split": "test", "face": True, "seed": 0}
+        faces = [{"image": image, "gender": gender, "age": age} for image, (gender, age) in enumerate(classes)]
+        return pd.DataFrame([same | face for face in faces])
 
-    before = seen(("male", "old"), ("male", "old"))
+    before = seen(*[("male", "old")] * 4)
     after = seen(("male", "young"), ("female", "young"), ("male", "old"), ("female", "young"))
     target = {"gender": [0.5, 0.5], "age": [0.75, 0.25]}
     compared = compare_records(before, after, ["gender", "age"], 0, target)
