@@ -116,7 +116,7 @@ class Finetune(_Section):
         if self.part > self.images:
             raise ValueError(f"part ({self.part}) is larger than images ({self.images})")
         if self.acts_from and self.gradient != "adjusted":
-            raise ValueError(f"acts_from ({self.acts_from}) needs gradient adjusted: {self.gradient} uses late steps")
+            raise ValueError(f"acts_from ({self.acts_from}) needs gradient: adjusted; {self.gradient} uses late ones")
         if self.pool < self.images:
             raise ValueError(f"pool ({self.pool}) is smaller than images ({self.images})")
         return self
