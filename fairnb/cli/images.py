@@ -56,6 +56,11 @@ def generate(
         raise UserError("give prompts in quotes, or a file of them as --prompts FILE" + (", not both" if texts else ""))
     if texts and (file := next((text for text in texts if Path(text).is_file()), None)):
         raise UserError(f"the prompt {file} is a file: give it as --prompts {file}")
+    if (
+        texts
+        and (wrong := next((text for text in texts if not text.strip() or texts.count(text) > 1), None)) is not None
+    ):
+        raise UserError(f"the prompt '{wrong}' is {'given twice' if wrong.strip() else 'blank'}: leave it out")
     if prompts:
         rows = load_prompts(typed(prompts)).to_dict("records")
     else:

@@ -87,6 +87,8 @@ def similarity(
     sets = [image_set(place, texts) for place in places]
     if other is None and sets[0].prompt.isna().any():
         raise UserError(f"{folder} does not tell its prompts: give --prompts FILE, whose first belongs to prompt_0")
+    if prompts and all(each.seed.notna().all() for each in sets):
+        raise UserError(f"--prompts {prompts} is not needed, since the images were drawn by fairnb: leave it out")
     device = pick_device(settings.device)
     clip = load_clip(settings.clip, device)
     features = [image_features(clip, each.file) for each in sets]

@@ -53,6 +53,8 @@ def save_records(records: pd.DataFrame, path: str | Path) -> Path:
 
 def check_suffix(path: str | Path) -> str:
     """Return the suffix of a file of records, in lower case; `UserError` for a form that there is not."""
+    if Path(path).is_dir():
+        raise UserError(f"{path} is a folder: name a file that ends in {', '.join(SUFFIXES)} (.pkl as FFD)")
     if (suffix := Path(path).suffix.lower()) not in SUFFIXES:
         raise UserError(f"{path} has no form of records: name a file that ends in {', '.join(SUFFIXES)} (.pkl as FFD)")
     return suffix
@@ -66,8 +68,12 @@ def left_out(records: pd.DataFrame, path: str | Path) -> list[str]:
 
 def _read_csv(path: Path) -> pd.DataFrame:
     try:
+        with path.open(encoding="utf-8-sig") as file:
+            header = file.readline()
+        separator = max(",;\t", key=header.count)  # spreadsheets of some countries write semicolons
         # Only an empty cell is missing: a prompt may well be "None" or "NA".
-        records = pd.read_csv(path, keep_default_na=False, na_values=[""], encoding="utf-8-sig")
+        how = {"keep_default_na": False, "na_values": [""], "encoding": "utf-8-sig"}
+        records = pd.read_csv(path, sep=separator, **how)
     except (OSError, ValueError) as error:  # pandas' parser errors and UnicodeDecodeError are ValueErrors
         reason = (str(error).splitlines() or ["empty"])[0]
         raise UserError(f"records {path} cannot be read as CSV ({reason}): make them with fairnb measure") from error

@@ -27,6 +27,7 @@ from tests.cli.test_runs import TINY
 from tests.conftest import MINI, _copy
 from tests.measure.test_photographs import write_mpii
 from tests.measure.test_records import table
+from tests.measure.test_similarity import draw
 
 PAGE = (root() / "notebooks" / "COMMANDS.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\|.*\| `(fairnb [^`]+)` \|$", PAGE, re.MULTILINE)
@@ -72,6 +73,7 @@ def place(mini_base: StableDiffusionPipeline, tmp_path_factory: pytest.TempPathF
     about = {"age": ["old", "young", "old", None]} | dict.fromkeys(["age_young", "age_old"], 0.5)
     save_records(table().assign(**about), folder / "records.csv")
     PrefixTokens(pipe, 2).save(folder / "prefix.safetensors", {})
+    draw(folder / "told", ["a photo of a doctor", "a photo of a nurse"], images=1)
     (folder / "big.txt").write_text("1\n2\n999999999\n")
     write_mpii(folder / "mpii_human_pose_v1_u12_1.mat", {f"{number}.jpg": "doctor" for number in range(2)})
     with pytest.MonkeyPatch.context() as patch:
@@ -141,6 +143,9 @@ FINETUNE = ["finetune", MINI, "--neurons", "big.txt", "--out", "o"]
         (["generate", "--out", "o"], "give prompts in quotes, or a file of them as --prompts FILE"),
         (["generate", "a", "--prompts", "occupation.json", "--out", "o"], "not both"),
         (["generate", "occupation.json", "--out", "o"], "is a file: give it as --prompts occupation.json"),
+        (["generate", "a", "b", "a", "--out", "o"], "the prompt 'a' is given twice"),
+        (["generate", "a", " ", "--out", "o"], "the prompt ' ' is blank"),
+        (["measure", "records.csv", "--out", "women"], "women is a folder"),
         (["generate", "--prompts", "none.txt", "--out", "o"], "none.txt cannot be read"),
         (["generate", "a", "--set", "sampling.step=1", "--out", "o"], "did you mean 'sampling.steps'"),
         (
@@ -166,6 +171,7 @@ FINETUNE = ["finetune", MINI, "--neurons", "big.txt", "--out", "o"]
         (["metrics", "records.csv", "--attributes", "gender+age", "--target", "1,0"], "must be 4 numbers"),
         (["similarity", "women"], "women does not tell its prompts: give --prompts FILE"),
         (["similarity", "women", "--prompts", "occupation.json"], "belongs to none of the 2 prompts"),
+        (["similarity", "told", "--prompts", "occupation.json"], "occupation.json is not needed"),
         (["similarity", "none", "women"], "no folder of images at none"),
         (["triplets", "load", "women"], "women has no captions"),
         (["triplets", "load", "women", "--mpii", "tiny.json"], "tiny.json cannot be read as MPII's annotation"),

@@ -235,6 +235,8 @@ def test_records_are_read_in_every_form_by_their_content(tmp_path: Path) -> None
             again.drop(columns="occupation"), odd.drop(columns="occupation"), check_dtype=False
         )
         assert again.occupation.isna().all() and again.face.dtype == bool
+    odd.to_csv(tmp_path / "semicolons.csv", index=False, sep=";", encoding="utf-8-sig")
+    assert load_records(tmp_path / "semicolons.csv").equals(load_records(tmp_path / "r.csv"))
     for name, other in (("r.csv", "a.parquet"), ("r.parquet", "b.csv")):
         (tmp_path / other).write_bytes((tmp_path / name).read_bytes())
         assert load_records(tmp_path / other).equals(load_records(tmp_path / name))
@@ -253,6 +255,8 @@ def test_what_a_form_cannot_hold_is_named(tmp_path: Path) -> None:
         save_records(alone, tmp_path / "x.pkl")
     with pytest.raises(UserError, match=r"x.txt has no form of records: name a file that ends in .parquet, .csv, .pkl"):
         save_records(both, tmp_path / "x.txt")
+    with pytest.raises(UserError, match="is a folder: name a file that ends in"):
+        save_records(both, tmp_path)
     assert not any(tmp_path.iterdir())
 
 
