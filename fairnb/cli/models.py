@@ -129,13 +129,13 @@ def finetune(
 
 
 def _is_flat_text(path: Path) -> bool:
-    """Whether a file begins with whole numbers in lines, as the index that Bias Neurons publishes."""
+    """Whether a file begins with whole numbers in lines, as the index that Bias Neurons publishes; a mark may precede."""
     try:
         with path.open("rb") as file:
             begins = file.read(64)
     except OSError:
         return False
-    return bool(begins.strip()) and not begins.translate(None, b"0123456789 \t\r\n")
+    return bool(begins.strip()) and not begins.translate(None, b"0123456789- \t\r\n\xef\xbb\xbf")
 
 
 @commands.command(rich_help_panel=DEBIAS)
