@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 from fairnb.adapters.load import load_adapter
 from fairnb.adapters.model_cards import describe
 from fairnb.adapters.neuron_sets import load_neurons
+from fairnb.cli.options import parse_attributes, parse_shares
 from fairnb.diffusion.fingerprint import fingerprint
 from fairnb.errors import UserError
 from fairnb.files import root
@@ -25,8 +26,10 @@ from fairnb.measure.ffd_results import read_ffd_records, read_test_results
 from fairnb.measure.folders import picture_rows
 from fairnb.measure.images import load_image
 from fairnb.measure.metrics import bias_by_prompt
+from fairnb.measure.record_files import load_records
 from fairnb.measure.records import read_records
 from fairnb.profiles import Profile, load_profile, valid_keys
+from fairnb.prompts.attributes import ATTRIBUTES, GENDER
 from fairnb.prompts.files import read_prompts
 from fairnb.prompts.sets import load_prompt_set
 from tests.conftest import MINI
@@ -174,7 +177,8 @@ def test_damaged_prompt_files(tmp_path, form, place, piece, cut):
 def test_bytes(tmp_path, content, suffix):
     path = tmp_path / f"b.{suffix}"
     path.write_bytes(content)
-    for read in (read_prompts, load_prompt_set, read_records, read_test_results, describe, load_neurons):
+    readers = (read_prompts, load_prompt_set, read_records, load_records, read_test_results, describe, load_neurons)
+    for read in readers:
         right_or_said(lambda read=read: read(path), path)
 
 
@@ -265,6 +269,43 @@ def test_ffd_results(tmp_path, parts):
     path.write_bytes(pickle.dumps(parts))
     records = right_or_said(lambda: read_ffd_records(path), path)
     assert records is None or records.image.isin([0, 1]).all()
+
+
+@often
+@given(
+    st.lists(st.sampled_from(["prompt_id", "prompt", "face", "gender", "gender_male", "image", "path"]), max_size=3),
+    st.sampled_from(["", "x", "1", "-1", "NaN", "TRUE", "male", ";", '"', "\n", "\x00", "ä"]) | st.text(max_size=6),
+    st.sampled_from([",", ";", "\t", "|"]),
+)
+def test_records_as_csv(tmp_path, columns, value, separator):
+    path = tmp_path / "records.csv"
+    table = pd.DataFrame(
+        {
+            **{"prompt_id": [0, 0, 1], "prompt": ["a", "a", "b"], "occupation": None, "split": "test"},
+            **{"image": [0, 1, 0], "seed": 0, "path": "x.png", "face": [True, False, True], "face_probability": 1.0},
+            **dict.fromkeys(["box_x0", "box_y0", "box_x1", "box_y1"], 0.0),
+            **{"gender": ["male", None, "female"], "gender_female": 0.5, "gender_male": 0.5},
+        }
+    )
+    for column in columns:
+        table[column] = table[column].astype(object)
+        table.loc[1, column] = value
+    path.write_text(table.to_csv(index=False, sep=separator), encoding="utf-8", errors="replace")
+    records = right_or_said(lambda: load_records(path), path)
+    if records is not None:
+        biases = bias_by_prompt(records, "gender").bias.dropna()
+        assert ((biases >= 0) & (biases <= 1)).all()
+        assert set(columns) <= {"prompt", "path"} or len(records) == 3
+
+
+@often
+@given(st.text(max_size=12) | st.lists(st.floats() | st.integers(-1, 2), max_size=3).map(str), st.booleans())
+def test_shares_and_attributes(text, listed):
+    text = text.strip("[]") if listed else text
+    shares = right_or_said(lambda: parse_shares(text, GENDER))
+    assert shares is None or (len(shares) == 2 and min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-6)
+    names = right_or_said(lambda: parse_attributes(text, ["gender"]))
+    assert names is None or set(names) <= set(ATTRIBUTES)
 
 
 @pytest.fixture(autouse=True)
