@@ -46,7 +46,7 @@ def generate(
     \b
     Examples:
       fairnb generate "a photo of a doctor" --out doctors --patch outputs/mini/patch.safetensors --strength 0.5
-      fairnb generate --prompts data/prompts/winobias.json --profile sd15 --set sampling.steps=30 --out winobias
+      fairnb generate --prompts fairnb:data/prompts/winobias.json --profile sd15 --set sampling.steps=30 --out winobias
     """
     from fairnb.adapters.prefix import HELD
     from fairnb.diffusion.pipeline import processes
@@ -56,11 +56,9 @@ def generate(
         raise UserError("give prompts in quotes, or a file of them as --prompts FILE" + (", not both" if texts else ""))
     if texts and (file := next((text for text in texts if Path(text).is_file()), None)):
         raise UserError(f"the prompt {file} is a file: give it as --prompts {file}")
-    if (
-        texts
-        and (wrong := next((text for text in texts if not text.strip() or texts.count(text) > 1), None)) is not None
-    ):
-        raise UserError(f"the prompt '{wrong}' is {'given twice' if wrong.strip() else 'blank'}: leave it out")
+    for text in texts or []:
+        if not text.strip() or texts.count(text) > 1:
+            raise UserError(f"the prompt '{text}' is {'given twice' if text.strip() else 'blank'}: leave it out")
     if prompts:
         rows = load_prompts(typed(prompts)).to_dict("records")
     else:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fairnb.cli.options import MEASURE, ProfileOption, SetOption, load_prompts, load_settings, parse_shares
+from fairnb.cli.options import MEASURE, ProfileOption, SetOption, load_prompts, load_settings, parse_shares, typed
 from fairnb.errors import UserError
 
 commands = typer.Typer()
@@ -68,8 +68,8 @@ def similarity(
 ) -> None:
     """Print how well images fit their prompts (CLIP-T), and how near they are to others (CLIP-I, DINO, KID, FID).
 
-    CLIP-I and DINO are mean cosines of images of the same name, of one noise where fairnb drew them; KID and FID are
-    distances of the two sets. The encoders are the profile's.
+    CLIP-I and DINO are mean cosines of images of the same prompt and number, and of one noise if fairnb drew them; KID
+    and FID are distances of the two sets. The encoders are the profile's.
 
     \b
     Examples:
@@ -81,7 +81,7 @@ def similarity(
     from fairnb.vision.encoders import load_clip, load_dino
 
     settings = load_settings(None, profile, change)
-    texts = load_prompts(prompts).prompt.tolist() if prompts else None
+    texts = load_prompts(typed(prompts)).prompt.tolist() if prompts else None
     places = [folder] if other is None else [folder, other]
     sets = [image_set(place, texts) for place in places]
     if other is None and sets[0].prompt.isna().any():

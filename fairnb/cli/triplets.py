@@ -48,7 +48,8 @@ def load(
         lines = read_mpii(mpii, images).set_axis(["file_name", "text", "activity"], axis=1)
         write_atomically(images / "metadata.csv", lambda path: lines.to_csv(path, index=False))
     photos = read_captioned(images)
-    typer.echo(f"{len(photos)} photographs of {photos.activity.nunique()} activities in {images}")
+    missing = f"; {number} more are named and not there" if (number := photos.attrs["missing"]) else ""
+    typer.echo(f"{len(photos)} photographs of {photos.activity.nunique()} activities in {images}{missing}")
 
 
 @commands.command()
