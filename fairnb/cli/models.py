@@ -246,10 +246,12 @@ def apply(
 
 @commands.command(rich_help_panel=DEBIAS)
 def convert(
-    files: Annotated[list[Path], typer.Argument(help="FFD's .pth files; a LoRA of text encoder and U-Net together.")],
+    files: Annotated[list[Path], typer.Argument(help="Files of PyTorch; a LoRA of text encoder and U-Net together.")],
     out: Annotated[Path, typer.Option(help="The file to write (.safetensors).")],
 ) -> None:
-    """Convert the LoRA or prefix tokens that FFD published into a file for --patch and for plain diffusers.
+    """Convert a LoRA, prefix tokens or an embedding of PyTorch (.pth, .pt, .bin) for --patch and plain diffusers.
+
+    So FFD published its own, and so do many training scripts. A whole U-Net needs none: give it as --patch.
 
     Example: fairnb convert text_encoder_lora_EMA.pth --out ffd-gender.safetensors
     """

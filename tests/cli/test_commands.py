@@ -74,6 +74,8 @@ def place(mini_base: StableDiffusionPipeline, tmp_path_factory: pytest.TempPathF
     save_records(table().assign(**about), folder / "records.csv")
     PrefixTokens(pipe, 2).save(folder / "prefix.safetensors", {})
     draw(folder / "told", ["a photo of a doctor", "a photo of a nurse"], images=1)
+    whole = pipe.unet.state_dict()
+    torch.save(whole | {"conv_out.bias": whole["conv_out.bias"] + 0.1}, folder / "unet_gender.pth")
     (folder / "big.txt").write_text("1\n2\n999999999\n")
     write_mpii(folder / "mpii_human_pose_v1_u12_1.mat", {f"{number}.jpg": "doctor" for number in range(2)})
     with pytest.MonkeyPatch.context() as patch:
