@@ -123,9 +123,6 @@ def measure(
         device, place = pick_device(settings.device), folder
         judge = load_classifier(settings.judge, device)
         records = judge_images(folder, load_detector(device), judge)
-        if skipped := records.attrs["skipped"]:
-            kinds = ", ".join(f"{number} {kind}" for kind, number in skipped.items())
-            typer.echo(f"skipped what is no picture: {kinds}\n")
         accuracy, sources = judge.accuracy, [source.model for source in settings.judge]
         seen_by = classifier_hash(judge)
         if skipped := records.attrs["skipped"]:

@@ -20,6 +20,7 @@ from fairnb.vision.encoders import Clip, Dino, load_clip, load_dino
 from fairnb.vision.faces import Faces, crop_faces, find_faces, load_detector
 
 NO_FACE = -1  # the class of an image without a face: excluded from every share, and counted
+SETTINGS = ("table", "side", "crop", "mode", "square")  # of a classifier and its pixels, beside tensors
 SURE = 0.9  # a classifier is sure of a face whose most likely class has at least this probability (FFD)
 
 
@@ -79,10 +80,10 @@ def perceived_classes(images: torch.Tensor, detector: MTCNN, judge: Classifier, 
 
 
 def classifier_hash(model: torch.nn.Module) -> str:
-    """A hash of a classifier's or encoder's weights and buffers, and of the tables of its outputs."""
-    tables = [getattr(part, "table", None) for part in model.modules()]
-    sizes = [getattr(part, "size", None) for part in model.modules()]
-    return hashed([tensor_hash([*model.named_parameters(), *model.named_buffers()]), tables, sizes])
+    """A hash of a classifier's or encoder's weights and buffers, of what its outputs mean, and of how it resizes."""
+    # As text, which keeps the order of classes.
+    settings = [[str(getattr(part, name, None)) for name in SETTINGS] for part in model.modules()]
+    return hashed([tensor_hash([*model.named_parameters(), *model.named_buffers()]), settings])
 
 
 @dataclass
