@@ -13,6 +13,7 @@ from fairnb.diffusion.fingerprint import fingerprint
 from fairnb.errors import UserError
 
 KIND = "fairnb full weights 1"
+PARTS = ("text_encoder", "unet")
 
 
 class FullWeights:
@@ -115,7 +116,7 @@ def load_full(path: str | Path, pipe: StableDiffusionPipeline) -> FullWeights:
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"the header of {path} is damaged ({error}): train or copy it again") from error
     for part, known in base.items():
-        if not hasattr(pipe, part) or fingerprint(getattr(pipe, part)) != known:
+        if part not in PARTS or fingerprint(getattr(pipe, part)) != known:
             raise UserError(f"{path} was made for another {part}: load its base model, in the dtype of its training")
     adapter = FullWeights(pipe, list(base))
     for name, tensor in tensors.items():

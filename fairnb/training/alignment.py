@@ -6,8 +6,9 @@ assigns a target class to each (`measure.targets`), and follows the gradient of
     class_weight * cross-entropy + dynamic weight * (semantics_weight * (1 - cosine) + latent_weight * squared distance)
     + face_weight * (1 - cosine of faces)
 
-where the image terms compare with a reference image of the same noise (`ReferenceModel.references`) and the last one
-with the face of a clear example (`ReferenceModel.face_goal`). Autograd carries the gradient from the images to the
+summed over the images and divided by their number. A target that is not confident counts in neither the first term nor
+the last. The image terms compare with a reference image of the same noise (`ReferenceModel.references`) and the last
+one with the face of a clear example (`ReferenceModel.face_goal`). Autograd carries the gradient from the images to the
 latents, `diffusion.gradients` from there to the weights. Under `torchrun` the images of an update are divided over the
 processes.
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from fairnb.adapters.full import FullWeights
+from fairnb.adapters.full import KIND, PARTS, FullWeights
 from fairnb.adapters.load import load_adapter
 from fairnb.adapters.model_cards import describe
 from fairnb.diffusion.fingerprint import fingerprint
@@ -12,7 +12,6 @@ from fairnb.diffusion.sampling import noise, sample
 from fairnb.errors import UserError
 
 PROMPT = "a photo of a doctor"
-PARTS = ("text_encoder", "unet")
 
 
 def drawn(pipe):
@@ -83,5 +82,14 @@ def test_a_file_holds_what_changed_and_fits_its_base_alone(tiny_pipe, tmp_path):
     assert torch.equal(drawn(again), drawn(pipe))
     with pytest.raises(UserError, match="was made for another text_encoder: load its base model"):
         load_adapter(path, again)
+    for header, says in (
+        ({}, "the header of .* is damaged"),
+        ({"base": "[1]"}, "the header of .* is damaged"),
+        ({"base": '{"scheduler": "x"}'}, "was made for another scheduler"),
+        ({"base": "{}"}, "holds unet.x, which is no weight of its base model"),
+    ):
+        save_file({"unet.x": torch.ones(2)}, path, metadata={"kind": KIND} | header)
+        with pytest.raises(UserError, match=says):
+            load_adapter(path, again)
     FullWeights(tiny_pipe(), ("unet",)).save(path, {})  # a training that changed nothing leaves a file that reads
     assert load_adapter(path, tiny_pipe()).parts == ("unet",)

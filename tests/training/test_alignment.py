@@ -312,7 +312,10 @@ def test_face_realism_pulls_to_whole_faces(mini, vision):
     assert set(bank.classes[:, 0].tolist()) == {0, 1}
     originals = run_.reference_model.originals(PILOT)
     row = run_.gradient(PILOT, originals, 0)
+    run_.settings = run_.settings.model_copy(update={"confidence": 0.99})  # four images are never that sure
+    unsure = run_.gradient(PILOT, originals, 0)
     run_.adapter.detach()
+    assert unsure["face_loss"] == unsure["class_loss"] == 0 < row["class_loss"]
     assert row["face_loss"] > 1e-4 and all(delta.grad.isfinite().all() for delta in run_.adapter.parameters())
     faces = run_.vision.perceive(mini, originals.latents, 4).faces
     wanted = originals.classes.clone()
