@@ -11,6 +11,7 @@ import torch
 import typer
 import yaml
 from diffusers import StableDiffusionPipeline
+from transformers import Dinov2Config, Dinov2Model
 
 from fairnb.adapters.lora import LoRA
 from fairnb.adapters.neuron_sets import load_neurons, read_flat_text, union
@@ -19,8 +20,10 @@ from fairnb.adapters.prefix import PrefixTokens
 from fairnb.cli.app import app
 from fairnb.files import read_json, root, write_json
 from fairnb.measure.record_files import save_records
+from fairnb.measure.similarity import image_features
 from fairnb.miniworld.draw.portrait import portrait
 from fairnb.prompts.files import read_prompts
+from fairnb.vision.encoders import load_dino
 from tests.adapters.test_convert import released
 from tests.cli.test_models import call
 from tests.cli.test_runs import TINY
@@ -134,6 +137,19 @@ def test_a_patch_of_two_attributes_aims_at_joint_shares(place: Path) -> None:
     gender = read_header(place / "gender" / "patch.safetensors")
     assert gender.record["target"] == {"gender": [0.5, 0.5]}
     assert sum(gender.neurons.values()) == len((place / "index.txt").read_text().split())
+
+
+def test_dino_is_measured_where_the_profile_names_one(place: Path, capsys) -> None:
+    config = Dinov2Config(image_size=64, patch_size=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    torch.manual_seed(0)
+    Dinov2Model(config).save_pretrained(place / "dino")
+    draw(place / "other", ["a photo of a doctor", "a photo of a nurse"], images=2)
+    assert call("similarity", "told", "other", "--profile", "smoke", "--set", f"dino={place / 'dino'}") == 0
+    said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    files = [[place / name / f"prompt_{i}" / "img_0.png" for i in range(2)] for name in ("told", "other")]
+    one, two = (image_features(load_dino(place / "dino"), each) for each in files)
+    assert said["DINO"] == f"{(one * two).sum(1).mean():.3f}  (2 pairs, of the same prompt and noise)"
+    assert said["CLIP-I"].endswith("(2 pairs, of the same prompt and noise)") and {"KID", "FID", "CLIP-T"} < set(said)
 
 
 FINETUNE = ["finetune", MINI, "--neurons", "big.txt", "--out", "o"]
