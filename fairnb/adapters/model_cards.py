@@ -59,7 +59,7 @@ def describe(path: str | Path) -> str:
         f"for the base U-Net {header.base[:16]}...; acts {_when(header.acts_from)}",
         "changes " + ", ".join(f"{block} {number:,}" for block, number in sorted(blocks.items())),
     ]
-    return "\n".join([*lines, *(f"{key}: {_short(value)}" for key, value in header.record.items())])
+    return "\n".join([*lines, *_lines(header.record)])
 
 
 def _values(path: str | Path) -> str | None:
@@ -80,7 +80,7 @@ def _values(path: str | Path) -> str | None:
         what = f"LoRA of rank {max(ranks)} in {len(ranks)} layers of {parts}"
     else:
         what = "prefix tokens, " + ", ".join(" x ".join(map(str, tensor.shape)) for tensor in tensors.values())
-    return "\n".join([f"{path}: {what}; {size}", *(f"{key}: {_short(value)}" for key, value in record.items())])
+    return "\n".join([f"{path}: {what}; {size}", *_lines(record)])
 
 
 def _guidance(path: str | Path) -> str | None:
@@ -96,7 +96,7 @@ def _guidance(path: str | Path) -> str | None:
         shares = _short(dict(zip(each.classes, guidance.shares[name].tolist(), strict=True)))
         steps = zip(each.timesteps.tolist(), each.reliable.tolist(), strict=True)
         lines += [f"{name}: {shares}", "reliable by timestep: " + ", ".join(f"{at:.0f} {how:.2f}" for at, how in steps)]
-    return "\n".join([*lines, *(f"{key}: {_short(value)}" for key, value in guidance.metadata.items())])
+    return "\n".join([*lines, *_lines(guidance.metadata)])
 
 
 def write_card(folder: str | Path, *, base: str, revision: str | None, figures: str) -> Path:
@@ -124,6 +124,11 @@ def write_card(folder: str | Path, *, base: str, revision: str | None, figures: 
 
 def _when(acts_from: int) -> str:
     return f"in steps of timestep {acts_from} and more" if acts_from else "in every step"
+
+
+def _lines(record: dict) -> list[str]:
+    """A training record without its identity, which repeats the settings and holds hashes."""
+    return [f"{key}: {_short(value)}" for key, value in record.items() if key != "identity"]
 
 
 def _short(value: object) -> str:

@@ -153,6 +153,7 @@ def test_find_finetune_show(tmp_path, capsys):
     assert call("show", out / "patch.safetensors") == 0
     said = capsys.readouterr().out
     assert "acts in steps of timestep 600 and more" in said and "target: gender 0.75 / 0.25" in said
+    assert "identity" not in said
     card = (out / "README.md").read_text()
     assert "perceived as gender 0.75 / 0.25" in card and "95 % interval" in card and "doctor" in card
     pipe = load_pipeline(MINI, device="cpu")
