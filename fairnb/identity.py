@@ -67,5 +67,5 @@ def _flat(values: Mapping[str, Any], start: str = "") -> dict[str, Any]:
 
 def _shown(value: Any) -> str:
     """A value as the sentence shows it; "" for hashes and long values, which say nothing to a reader."""
-    text = str(value)
+    text = str(value) or "empty"
     return "" if len(text) > LONGEST or HASH.fullmatch(text) else text

@@ -219,7 +219,7 @@ def test_a_file_guides_as_what_was_saved_and_pictures_know_it(tiny_pipe, tmp_pat
     how = {"images": 2, "folder": tmp_path / "images", "seed": 0, "steps": 2, "guidance_scale": 3.0, "batch": 2}
     generate(pipe, rows, **how)
     loaded.apply(pipe)
-    with pytest.raises(UserError, match="holds"):  # guided pictures do not go among plain ones
+    with pytest.raises(UserError, match="belongs to another run"):  # guided pictures do not go among plain ones
         generate(pipe, rows, **how)
     loaded.remove(pipe)
     generate(pipe, rows, **how)
