@@ -89,7 +89,7 @@ def test_a_path_starts_where_its_user_stands_or_beside_the_file_that_names_it(tm
         ("finetune.gradient", "best", "'adjusted', 'last' or 'full'"),
         ("finetune.pool", 3, "smaller than images"),
         ("finetune.part", 300, "larger than images"),
-        ("finetune", {"acts_from": 500, "gradient": "full"}, "acts_from .500. needs gradient adjusted"),
+        ("finetune", {"acts_from": 500, "gradient": "full"}, "acts_from .500. needs gradient: adjusted"),
         ("locate.k", 2, "less than 1"),
         ("finetune.changed_factor", {"gender": -1}, "key 'finetune.changed_factor'"),
         ("finetune.steps", [19], "key 'finetune.steps' is"),
