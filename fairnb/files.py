@@ -36,7 +36,7 @@ def resolve(path: str | Path, base: str | Path | None = None) -> Path:
     text = str(path)
     if text.startswith(SHIPPED):
         return root() / text.removeprefix(SHIPPED)
-    return (Path.cwd() if base is None else Path(base)) / Path(text).expanduser()
+    return Path(os.path.abspath((Path.cwd() if base is None else Path(base)) / Path(text).expanduser()))
 
 
 def write_atomically(path: str | Path, writer: Callable[[Path], object]) -> Path:

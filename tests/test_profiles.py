@@ -195,7 +195,10 @@ def test_with_a_wheel_the_package_has_its_own_files_and_results_go_to_the_curren
     profile = load_profile({**LEAST, "model": "fairnb:data/both", "guide": "data/both", "prompts": "none.json"})
     assert profile.model == str(shipped / "data/both") and profile.guide[0].model == str(here / "data/both")
     assert profile.prompts == str(here / "none.json") and profile.folder == here / "outputs" / "own"
-    assert relative(profile.model_dump())["output"] == "outputs" and relative(profile.model) == "fairnb:data/both"
+    assert (
+        relative(profile.model_dump())["output"] == str(here / "outputs")
+        and relative(profile.model) == "fairnb:data/both"
+    )
     assert provenance({})["git_commit"] is None
 
 

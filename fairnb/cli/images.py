@@ -170,7 +170,7 @@ def audit(
 
     settings = load_settings(model, profile, change)
     if prompts:
-        settings = settings.model_copy(update={"prompts": str(typed(prompts))})
+        settings = settings.model_copy(update={"prompts": str(typed(prompts).absolute())})
     names = parse_attributes(attributes, settings.attributes)
     rows = load_prompts(typed(prompts)) if prompts else prompt_rows(load_prompt_set(settings.prompts), "test")
     judge = load_classifier(settings.judge)

@@ -37,16 +37,14 @@ def provenance(parameters: Profile | dict, seeds: list[int] | None = None) -> di
 
 
 def relative(value: Any) -> Any:
-    """Give the files that come with the package their names ("fairnb:data/mini-sd"), and make other paths below the
-    current folder relative, in a mapping or list of any depth."""
+    """Give the files that come with the package their names ("fairnb:data/mini-sd"), in a mapping or list of any
+    depth; a user's own paths stay absolute."""
     if isinstance(value, dict):
         return {key: relative(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [relative(inner) for inner in value]
-    if isinstance(value, str) and Path(value).is_absolute():
-        for folder, start in ((root(), SHIPPED), (Path.cwd(), "")):
-            if Path(value).is_relative_to(folder):
-                return start + Path(value).relative_to(folder).as_posix()
+    if isinstance(value, str) and Path(value).is_absolute() and Path(value).is_relative_to(root()):
+        return SHIPPED + Path(value).relative_to(root()).as_posix()
     return value
 
 
