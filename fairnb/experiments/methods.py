@@ -103,16 +103,16 @@ def _identity_of_neurons(pipe: StableDiffusionPipeline, attribute: str, profile:
 def _neurons(pipe: StableDiffusionPipeline, attribute: str, profile: Profile, prompts: PromptSet) -> NeuronSet:
     path = profile.folder / "experiments" / f"neurons_{attribute}.safetensors"
     there = read_settings(path).get("identity", {}) if path.is_file() else None
-    current = _is_current(path, there, _identity_of_neurons(pipe, attribute, profile, prompts))
+    current = is_current(path, there, _identity_of_neurons(pipe, attribute, profile, prompts))
     return load_neurons(path) if current else find_neurons(pipe, attribute, profile, prompts, path)
 
 
-def _is_current(path: Path, there: dict | None, now: dict) -> bool:
+def is_current(path: Path, there: dict | None, now: dict) -> bool:
     """Whether the stored thing at `path` was made by this run; if not, say why it is made anew."""
     differs = "" if there is None else difference(there, now)
     state = processes()
     if differs and state.is_main_process:
-        print(f"{path.name} is made anew: {differs}", flush=True)
+        print(f"{path} is made anew: {differs}", flush=True)
     state.wait_for_everyone()  # no process writes before all have looked
     return there is not None and not differs
 
@@ -146,7 +146,7 @@ def _h_classifier(
     identity = how | {"prompts": hashed(train), "sampling": profile.sampling.model_dump()}
     identity |= {"model": model_identity(pipe), "vision": vision.identity()}
     there = load_h_guidance(path, pipe.device).metadata.get("identity", {}) if path.is_file() else None
-    if not _is_current(path, there, identity):
+    if not is_current(path, there, identity):
         started = time.perf_counter()
         made = h_classifier_from_prompts(pipe, vision, attribute, train, sampling=profile.sampling, **how)
         about = {"identity": identity, "minutes": (time.perf_counter() - started) / 60}

@@ -9,9 +9,9 @@ from fairnb.adapters.load import load_adapter
 from fairnb.diffusion.fingerprint import model_identity
 from fairnb.diffusion.pipeline import processes
 from fairnb.experiments.evaluation import evaluate
-from fairnb.experiments.methods import make_adapter, make_h_guidance, target_shares
+from fairnb.experiments.methods import is_current, make_adapter, make_h_guidance, target_shares
 from fairnb.files import read_json, write_json
-from fairnb.identity import content, difference, hashed, refuse_another
+from fairnb.identity import content, hashed, refuse_another
 from fairnb.measure.provenance import provenance
 from fairnb.profiles import WITHOUT_EFFECT, Profile
 from fairnb.prompts.sets import PromptSet
@@ -43,8 +43,9 @@ def run_experiment(
     identity = training | {"evaluate": profile.evaluate.model_dump(), "judge": classifier_hash(judge)}
     _check_plan(folder, training)
     patch, result = folder / "patch.safetensors", folder / "result.json"
-    to_train, to_evaluate = not patch.is_file() and experiment.adapter != "words", not _is_current(result, identity)
-    state.wait_for_everyone()  # no process writes before all have looked
+    to_train = not patch.is_file() and experiment.adapter != "words"
+    there = read_json(result).get("identity", {}) if result.is_file() else None
+    to_evaluate = not is_current(result, there, identity)
     if to_train:
         resumed, started = (folder / "checkpoint.pt").is_file(), time.perf_counter()
         minutes = _train(pipe, vision, prompts, profile, name, {} if originals is None else originals)
@@ -97,16 +98,6 @@ def _check_plan(folder: Path, identity: dict) -> None:
     state.wait_for_everyone()
     if state.is_main_process:
         write_json(path, identity)
-
-
-def _is_current(result: Path, identity: dict) -> bool:
-    """Whether there is a result of this evaluation; if there is another one, say why it is replaced."""
-    if not result.is_file():
-        return False
-    differs = difference(read_json(result).get("identity", {}), identity)
-    if differs and processes().is_main_process:
-        print(f"{result} is made anew: {differs}", flush=True)
-    return not differs
 
 
 def _train(

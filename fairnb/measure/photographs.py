@@ -34,7 +34,7 @@ def read_mpii(annotations: str | Path, images: str | Path) -> pd.DataFrame:
         release = loadmat(annotations, struct_as_record=False, squeeze_me=True)["RELEASE"]
         names = [str(each.image.name) for each in np.atleast_1d(release.annolist)]
         activities = [each.act_name if isinstance(each.act_name, str) else "" for each in np.atleast_1d(release.act)]
-    # NotImplementedError: scipy's answer to a MATLAB 7.3 file
+    # scipy has an error type of its own for a MATLAB 7.3 file
     except (OSError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError, MatReadError) as error:
         raise UserError(
             f"{annotations} cannot be read as MPII's annotation ({error}): give mpii_human_pose_v1_u12_1.mat"
