@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from fairnb.files import write_atomically
 from fairnb.miniworld.draw.portrait import portrait, subject
-from fairnb.miniworld.world import Scene, caption, draw_scene, pick, shares
+from fairnb.miniworld.world import Scene, caption, draw_person, draw_scene
 from fairnb.vision.faces import find_faces, load_detector
 
 SHARD = 500
@@ -90,8 +90,7 @@ def draw_photographs(folder: Path, occupations: Sequence[str], each: int, seed: 
     for number, occupation in enumerate(occupations):
         for index in range(each):
             rng = np.random.default_rng([seed, number, index])
-            classes = {name: pick(rng, planted) for name, planted in shares(occupation).items()}
-            scene = Scene("occupation", occupation, "photo", None, **classes)
+            scene = Scene("occupation", occupation, "photo", None, **draw_person(rng, occupation))
             name = f"{occupation.replace(' ', '_')}_{index}.png"
             draw(scene, rng).save(folder / name)
             lines.append({"file_name": name, "text": caption(scene, ()), "activity": occupation})

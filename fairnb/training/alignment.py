@@ -33,6 +33,7 @@ from fairnb.adapters.protocol import Adapter, adapter_identity
 from fairnb.diffusion.fingerprint import model_identity
 from fairnb.diffusion.gradients import adjusted_backward, sample_with_gradient, trajectory
 from fairnb.diffusion.kinds import check_adjusted
+from fairnb.diffusion.pipeline import check_words
 from fairnb.diffusion.sampling import decode, noise, sample
 from fairnb.errors import UserError
 from fairnb.identity import hashed
@@ -103,6 +104,7 @@ class AlignmentRun:
         fit, or the images of an update cannot be divided over the processes.
         """
         self.check_shares()
+        check_words(self.pipe, [*train, *validation])
         settings, parts = self.settings, (self.pipe.unet, self.pipe.vae)
         if settings.images % self.accelerator.num_processes:
             count = self.accelerator.num_processes
