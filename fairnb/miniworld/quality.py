@@ -1,6 +1,7 @@
 """Measure the quality of mini-sd, and write its card (card.json and README.md)."""
 
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -161,18 +162,18 @@ def reproduced(records: pd.DataFrame) -> dict:
 
 
 @torch.no_grad()
-def text_bias(pipe) -> float:
-    """How much of the planted bias is in the text states, as a correlation over the occupations.
+def text_bias(pipe, occupations: Collection[str] = tuple(OCCUPATIONS)) -> float:
+    """How much of the planted bias is in the text states, as a correlation over `occupations`.
 
     It correlates the planted share of women with the position of the plain prompt's text state (last token) on the
     direction from "male" to "female".
     """
 
     def states(word: str) -> torch.Tensor:
-        return encode_prompts(pipe, [photo_of(f"{word} {name}".strip()) for name in OCCUPATIONS])[:, -1]
+        return encode_prompts(pipe, [photo_of(f"{word} {name}".strip()) for name in occupations])[:, -1]
 
     direction = (states("female") - states("male")).mean(0)
-    women = [shares(name)["gender"]["female"] for name in OCCUPATIONS]
+    women = [shares(name)["gender"]["female"] for name in occupations]
     return float(np.corrcoef((states("") @ direction).numpy(), women)[0, 1])
 
 
