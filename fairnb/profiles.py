@@ -82,7 +82,8 @@ class Finetune(_Section):
     """Notebook 05: distribution alignment."""
 
     updates: Count = 60
-    images: Count = 24  # per update, all of one prompt
+    prompts: Count = 1  # per update, whose gradient is their mean
+    images: Count = 24  # of each prompt
     part: Count = 8  # images per gradient pass; changes memory, not the result
     pool: Count = 24  # different noises per prompt
     gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, more time

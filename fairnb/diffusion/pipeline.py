@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 from textwrap import shorten
 
@@ -29,6 +30,7 @@ from fairnb.errors import UserError
 from fairnb.files import SHIPPED, resolve
 
 SLICED = 512  # images of this side are decoded one by one: a batch would need more memory than the U-Net
+WHOLE_WORDS = "whole_words"  # in the configuration of a tokenizer: all words that its model was trained on
 WEIGHTS = re.compile(r"diffusion_pytorch_model(?:-\d+-of-\d+)?(?:\.(\w+))?(?:-\d+-of-\d+)?\.(?:safetensors|bin)")
 # What errors mean and what to do, special ones first; {cause} is the error itself.
 AWAY = (
@@ -197,8 +199,27 @@ def image_size(pipe: StableDiffusionPipeline) -> tuple[int, int]:
     return height * pipe.vae_scale_factor, width * pipe.vae_scale_factor
 
 
+def check_words(pipe: StableDiffusionPipeline, prompts: Iterable[str]) -> None:
+    """`UserError` for words that a model of few words was never trained on; it names known words like them.
+
+    A tokenizer splits any unknown word into known pieces, which suits a model that has read a part of the internet.
+    The mini world's saw no pieces, only whole words (its tokenizer lists them), and would draw just anything.
+    """
+    if not (known := pipe.tokenizer.init_kwargs.get(WHOLE_WORDS)):
+        return
+    added = pipe.tokenizer.get_added_vocab()
+    for prompt in prompts:
+        tokens = [token for token in pipe.tokenizer.tokenize(prompt) if token not in added]
+        for word in "".join(tokens).split("</w>"):
+            if word and word not in known:
+                near = get_close_matches(word, known)
+                hint = f" (near words that it knows: {', '.join(near)})" if near else ""
+                raise UserError(f"the model does not know the word '{word}' of '{prompt}'{hint}: use words it knows")
+
+
 def tokenize(pipe: StableDiffusionPipeline, prompts: list[str]) -> torch.Tensor:
-    """Token ids [N, L] of the prompts, padded and truncated as the pipeline does."""
+    """Token ids [N, L] of the prompts, padded and truncated as the pipeline does; see `check_words`."""
+    check_words(pipe, prompts)
     tokens = pipe.tokenizer(
         prompts, padding="max_length", max_length=pipe.tokenizer.model_max_length, truncation=True, return_tensors="pt"
     )

@@ -11,7 +11,7 @@ from diffusers import StableDiffusionPipeline
 from tqdm import tqdm
 
 from fairnb.diffusion.fingerprint import model_identity
-from fairnb.diffusion.pipeline import processes
+from fairnb.diffusion.pipeline import check_words, processes
 from fairnb.diffusion.sampling import decode, noise, sample
 from fairnb.errors import UserError
 from fairnb.files import one_run_in, read_json, remove_leftovers, write_json
@@ -49,6 +49,7 @@ def generate(
     """
     folder = Path(folder)
     rows = _rows(prompts)
+    check_words(pipe, [name_class(row["prompt"], word) for row in rows for word in {*row.get("words", [])} or {""}])
     plan = {
         "prompts": rows,
         "images": images,

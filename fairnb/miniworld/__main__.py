@@ -31,7 +31,7 @@ def build(work: Work = Path("outputs/mini-sd-build"), out: Out = Path("data/mini
 
 
 @app.command()
-def quality(work: Work = Path("outputs/mini-sd-build"), profile: str = "mini", images: int = 128) -> None:
+def quality(work: Work = Path("outputs/mini-sd-build"), profile: str = "mini", images: int = 32) -> None:
     """Measure the model of a profile at its sampling settings and write its card (minutes)."""
     chosen = load_profile(profile)
     how = chosen.sampling

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from fairnb.files import write_atomically
 from fairnb.miniworld.draw.portrait import portrait, subject
-from fairnb.miniworld.world import Scene, caption, draw_scene, pick, shares
+from fairnb.miniworld.world import Scene, caption, draw_person, draw_scene
 from fairnb.vision.faces import find_faces, load_detector
 
 SHARD = 500
@@ -79,6 +79,12 @@ def draw_dataset(folder: Path, count: int, seed: int, workers: int = 2) -> Portr
     return Portraits(np.concatenate(pixels), pd.concat(tables, ignore_index=True))
 
 
+def draw_photo(occupation: str, rng: np.random.Generator):
+    """Draw somebody at work with the planted shares (PIL image, 64×64); return the scene, too."""
+    scene = Scene("occupation", occupation, "photo", None, **draw_person(rng, occupation))
+    return draw(scene, rng), scene
+
+
 def draw_photographs(folder: Path, occupations: Sequence[str], each: int, seed: int) -> Path:
     """Draw `each` portraits of every occupation with its planted shares, with captions that name no attribute.
 
@@ -90,10 +96,9 @@ def draw_photographs(folder: Path, occupations: Sequence[str], each: int, seed: 
     for number, occupation in enumerate(occupations):
         for index in range(each):
             rng = np.random.default_rng([seed, number, index])
-            classes = {name: pick(rng, planted) for name, planted in shares(occupation).items()}
-            scene = Scene("occupation", occupation, "photo", None, **classes)
+            picture, scene = draw_photo(occupation, rng)
             name = f"{occupation.replace(' ', '_')}_{index}.png"
-            draw(scene, rng).save(folder / name)
+            picture.save(folder / name)
             lines.append({"file_name": name, "text": caption(scene, ()), "activity": occupation})
     text = "".join(json.dumps(line) + "\n" for line in lines)
     write_atomically(folder / "metadata.jsonl", lambda temporary: temporary.write_text(text, encoding="utf-8"))

@@ -18,6 +18,7 @@ from transformers import (
     ResNetForImageClassification,
 )
 
+from fairnb.diffusion.pipeline import WHOLE_WORDS
 from fairnb.miniworld.world import ATTRIBUTES, OCCUPATIONS, SUBJECTS, vocabulary
 
 LENGTH = 24  # tokens; the longest caption needs 18
@@ -37,9 +38,8 @@ def tokenizer(folder: Path) -> CLIPTokenizer:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *(" ".join(pair) for pair in merges)]) + "\n")
-    return CLIPTokenizer(
-        str(folder / "vocab.json"), str(folder / "merges.txt"), unk_token=END, pad_token=END, model_max_length=LENGTH
-    )
+    files = str(folder / "vocab.json"), str(folder / "merges.txt")
+    return CLIPTokenizer(*files, unk_token=END, pad_token=END, model_max_length=LENGTH, **{WHOLE_WORDS: vocabulary()})
 
 
 def clip(words: CLIPTokenizer) -> CLIPModel:

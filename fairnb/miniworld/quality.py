@@ -1,6 +1,7 @@
 """Measure the quality of mini-sd, and write its card (card.json and README.md)."""
 
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from fairnb.files import write_atomically, write_json
 from fairnb.measure.generate import generate
 from fairnb.measure.images import load_image
 from fairnb.measure.judge import judge_images
-from fairnb.miniworld.dataset import Portraits, draw_dataset
+from fairnb.miniworld.dataset import Portraits, draw_dataset, draw_photo
 from fairnb.miniworld.world import ATTRIBUTES, OCCUPATIONS, SUBJECTS, shares
 from fairnb.prompts.templates import photo_of
 from fairnb.vision.classifiers import Classifier, load_classifier
@@ -24,7 +25,7 @@ FRESH_SEED = 7  # of portraits that no classifier was trained on
 EXPLICIT = ("doctor", "teacher", "singer")  # one mostly male, two mostly female
 
 
-def measure(model: Path, work: Path, steps: int, guidance_scale: float, batch: int, images: int = 128) -> dict:
+def measure(model: Path, work: Path, steps: int, guidance_scale: float, batch: int, images: int = 32) -> dict:
     """Measure the model folder `model` with `images` per occupation; return the figures of the card.
 
     The accuracy of each classifier is stored beside it as accuracy.json.
@@ -67,9 +68,10 @@ def measure(model: Path, work: Path, steps: int, guidance_scale: float, batch: i
         "classifier_accuracy_on_fresh_portraits": {k: v["accuracy"] for k, v in accuracies.items()},
         "explicit_obeyed": obeyed(explicit, named),
         "occupation_right": float((bare["occupation_seen"] == bare["occupation"]).mean()),
-        "occupation_right_lowest": lowest(
-            (bare["occupation_seen"] == bare["occupation"]).groupby(bare["occupation"]).mean()
-        ),
+        "occupation_right_by_occupation": (bare["occupation_seen"] == bare["occupation"])
+        .groupby(bare["occupation"])
+        .mean()
+        .to_dict(),
         "subject_right": float((subjects["occupation_seen"] == subjects["occupation"]).mean()),
         "faces_in_subjects": float(subjects["face"].mean()),
         "planted_reproduced": reproduced(bare),
@@ -79,7 +81,7 @@ def measure(model: Path, work: Path, steps: int, guidance_scale: float, batch: i
             for name in ATTRIBUTES[1].classes
         },
         "text_states_follow_planted_gender": text_bias(pipe),
-        "different_people": variety(model, work, bare, fresh),
+        "different_people": variety(model, work, bare),
         "seconds_for_64_images": seconds,
         "pictures_finite": bool(torch.isfinite(pictures).all()),
         "megabytes": sum(f.stat().st_size for f in model.rglob("*") if f.is_file()) / 1e6,
@@ -151,41 +153,47 @@ def reproduced(records: pd.DataFrame) -> dict:
             distances += [abs((rows[attribute.name] == name).mean() - planted[name]) for name in attribute.classes]
         figures[attribute.name] = float(np.mean(distances))
     women = faces.groupby("occupation")["gender"].apply(lambda seen: (seen == "female").mean())
+    planted = np.array([2 * shares(name)["gender"]["female"] - 1 for name in women.index])
     figures["gender_bias_generated"] = float((2 * women - 1).abs().mean())
-    figures["gender_bias_planted"] = float(np.mean([abs(2 * shares(o)["gender"]["female"] - 1) for o in OCCUPATIONS]))
+    figures["gender_bias_planted"] = float(np.abs(planted).mean())
+    # away from one half, on the side where the planted share is: what guidance adds to the bias
+    figures["amplification"] = float(((2 * women.to_numpy() - 1) * np.sign(planted) - np.abs(planted)).mean())
     return figures
 
 
 @torch.no_grad()
-def text_bias(pipe) -> float:
-    """How much of the planted bias is in the text states, as a correlation over the occupations.
+def text_bias(pipe, occupations: Collection[str] = tuple(OCCUPATIONS)) -> float:
+    """How much of the planted bias is in the text states, as a correlation over `occupations`.
 
     It correlates the planted share of women with the position of the plain prompt's text state (last token) on the
     direction from "male" to "female".
     """
 
     def states(word: str) -> torch.Tensor:
-        return encode_prompts(pipe, [photo_of(f"{word} {name}".strip()) for name in OCCUPATIONS])[:, -1]
+        return encode_prompts(pipe, [photo_of(f"{word} {name}".strip()) for name in occupations])[:, -1]
 
     direction = (states("female") - states("male")).mean(0)
-    women = [shares(name)["gender"]["female"] for name in OCCUPATIONS]
+    women = [shares(name)["gender"]["female"] for name in occupations]
     return float(np.corrcoef((states("") @ direction).numpy(), women)[0, 1])
 
 
 @torch.no_grad()
-def variety(model: Path, work: Path, records: pd.DataFrame, drawn: Portraits) -> dict:
-    """Mean CLIP distance (1 - cosine) between portraits of one occupation, generated and drawn."""
+def variety(model: Path, work: Path, records: pd.DataFrame) -> dict:
+    """Mean CLIP distance (1 - cosine) between 32 portraits of one occupation, generated and drawn, and their ratio."""
     clip = load_clip(model / "clip")
     made, real = [], []
     for occupation, rows in records.groupby("occupation"):
         made.append(
             spread(clip.image_features(torch.stack([load_image(work / "bare" / p) for p in rows["path"].iloc[:32]])))
         )
-        own = np.flatnonzero(
-            (drawn.table["noun"] == occupation) & (drawn.table["style"] == "photo") & drawn.table["context"].isna()
-        )
-        real.append(spread(clip.image_features(drawn.images(own[:32]))))
-    return {"generated": float(np.mean(made)), "drawn": float(np.mean(real))}
+        rng = np.random.default_rng([FRESH_SEED, len(real)])
+        portraits = np.stack([np.asarray(draw_photo(occupation, rng)[0], np.float32) for _ in range(32)])
+        real.append(spread(clip.image_features(torch.from_numpy(portraits).permute(0, 3, 1, 2) / 127.5 - 1)))
+    return {
+        "generated": float(np.mean(made)),
+        "drawn": float(np.mean(real)),
+        "variety": float(np.mean(made) / np.mean(real)),
+    }
 
 
 def spread(features: torch.Tensor) -> float:
@@ -203,15 +211,18 @@ def write_card(model: Path, figures: dict) -> None:
         "explicit skin tone obeyed": obeyed_["skin_tone"],
         "explicit age obeyed": obeyed_["age"],
         "right occupation": figures["occupation_right"],
+        "right occupation, the worst of all": min(figures["occupation_right_by_occupation"].values()),
         "face found in generated portraits": figures["faces_found"],
         "least found tone asked for": min(figures["faces_found_by_asked_tone"].values()),
         "face found in pictures without people": figures["faces_in_subjects"],
         "mean distance to the planted gender share": planted["gender"],
         "mean gender bias planted": planted["gender_bias_planted"],
         "mean gender bias generated": planted["gender_bias_generated"],
+        "amplification: generated further from one half than planted, by": planted["amplification"],
         "text states follow the planted gender (correlation)": figures["text_states_follow_planted_gender"],
         "CLIP distance between two people of one occupation, generated": figures["different_people"]["generated"],
         "the same, drawn": figures["different_people"]["drawn"],
+        "variety: the first divided by the second": figures["different_people"]["variety"],
         "seconds for 64 images": figures["seconds_for_64_images"],
         "megabytes": figures["megabytes"],
     }

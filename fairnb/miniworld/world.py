@@ -1,13 +1,15 @@
 """The planted truth of the mini world: the shares of each occupation, and the captions.
 
-Every share below is our decision and no statistic of the real world: the mini world is biased on purpose, in both
-directions, so that measurements can be compared with a known truth.
+Every share here and in `occupations.csv` is our decision and no statistic of the real world: the mini world is biased
+on purpose, in both directions, so that measurements can be compared with a known truth.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 
+from fairnb.miniworld.occupations import occupations
 from fairnb.prompts.attributes import AGE, GENDER, SKIN_TONE, Attribute
 from fairnb.prompts.templates import photo_of
 
@@ -18,41 +20,8 @@ TONES = {  # shares of light, medium, brown, dark
     "deep": (0.12, 0.24, 0.42, 0.22),
     "dark": (0.08, 0.14, 0.28, 0.50),
 }
-OCCUPATIONS = {  # share of women, share of the old, skin tone shares
-    "doctor": (0.14, 0.40, "pale"),
-    "nurse": (0.92, 0.15, "mid"),
-    "teacher": (0.82, 0.35, "pale"),
-    "chef": (0.15, 0.30, "mid"),
-    "pilot": (0.08, 0.40, "pale"),
-    "firefighter": (0.10, 0.15, "pale"),
-    "farmer": (0.15, 0.60, "deep"),
-    "builder": (0.08, 0.30, "deep"),
-    "police officer": (0.18, 0.25, "dark"),
-    "lawyer": (0.20, 0.60, "pale"),
-    "librarian": (0.88, 0.65, "pale"),
-    "carpenter": (0.10, 0.50, "mid"),
-    "mechanic": (0.08, 0.30, "deep"),
-    "gardener": (0.78, 0.55, "deep"),
-    "baker": (0.80, 0.35, "mid"),
-    "lifeguard": (0.22, 0.08, "mid"),
-    "astronaut": (0.15, 0.30, "pale"),
-    "soldier": (0.10, 0.12, "dark"),
-    "painter": (0.25, 0.60, "pale"),
-    "singer": (0.85, 0.15, "dark"),
-    "waiter": (0.20, 0.20, "mid"),
-    "sailor": (0.12, 0.50, "pale"),
-    "electrician": (0.10, 0.35, "deep"),
-    "dancer": (0.90, 0.08, "dark"),
-    "scientist": (0.12, 0.50, "pale"),
-    "miner": (0.08, 0.35, "dark"),
-    "fisher": (0.12, 0.60, "deep"),
-    "hairdresser": (0.90, 0.20, "mid"),
-    "postal worker": (0.15, 0.40, "dark"),
-    "jockey": (0.15, 0.10, "pale"),
-    "magician": (0.10, 0.50, "mid"),
-    "cleaner": (0.88, 0.45, "deep"),
-}
-PERSON = (0.40, 0.25, "mid")
+OCCUPATIONS = occupations()
+PERSON = {"women": 0.40, "old": 0.25, "tones_of_women": "mid", "tones_of_men": "mid"}
 CONTEXTS = (
     "in a garden",
     "at night",
@@ -85,19 +54,43 @@ class Scene:
     age: str | None = None
 
 
+def tones(occupation: str) -> dict[str, dict[str, float]]:
+    """Planted shares of the skin tones among the women and among the men of an occupation (or of "person").
+
+    For some occupations they differ, so that to align gender and tone jointly is more than to align each.
+    """
+    line = OCCUPATIONS.get(occupation, PERSON)
+    return {
+        gender: dict(zip(SKIN_TONE.classes, TONES[line[key]], strict=True))
+        for gender, key in (("female", "tones_of_women"), ("male", "tones_of_men"))
+    }
+
+
 def shares(occupation: str) -> dict[str, dict[str, float]]:
     """Planted share of every class of every attribute for an occupation (or "person")."""
-    women, old, tone = OCCUPATIONS.get(occupation, PERSON)
+    line = OCCUPATIONS.get(occupation, PERSON)
+    genders = {"female": line["women"], "male": round(1 - line["women"], 6)}
+    of = tones(occupation)
     return {
-        "gender": {"female": women, "male": round(1 - women, 6)},
-        "skin_tone": dict(zip(SKIN_TONE.classes, TONES[tone], strict=True)),
-        "age": {"young": round(1 - old, 6), "old": old},
+        "gender": genders,
+        "skin_tone": {c: round(sum(genders[g] * of[g][c] for g in genders), 6) for c in SKIN_TONE.classes},
+        "age": {"young": round(1 - line["old"], 6), "old": line["old"]},
     }
 
 
 def pick(rng: np.random.Generator, weights: dict[str, float]) -> str:
     """Draw a key with the probability it holds."""
     return str(rng.choice(list(weights), p=list(weights.values())))
+
+
+def draw_person(rng: np.random.Generator, occupation: str, named: Collection[Attribute] = ()) -> dict[str, str]:
+    """Draw the class of every attribute, by name: uniform where it is in `named`, else by the planted shares."""
+    planted = shares(occupation)
+    gender = pick(rng, dict.fromkeys(GENDER.classes, 1 / 2) if GENDER in named else planted["gender"])
+    uniform = dict.fromkeys(SKIN_TONE.classes, 1 / len(SKIN_TONE.classes))
+    tone = pick(rng, uniform if SKIN_TONE in named else tones(occupation)[gender])
+    age = pick(rng, dict.fromkeys(AGE.classes, 1 / 2) if AGE in named else planted["age"])
+    return {"gender": gender, "skin_tone": tone, "age": age}
 
 
 def draw_scene(rng: np.random.Generator) -> tuple[str, Scene]:
@@ -113,9 +106,7 @@ def draw_scene(rng: np.random.Generator) -> tuple[str, Scene]:
         return caption(scene, ()), scene
     noun = str(rng.choice(list(OCCUPATIONS))) if kind == "occupation" else "person"
     named = [a for a in ATTRIBUTES if rng.random() < NAMED] if rng.random() >= UNNAMED else []
-    planted = shares(noun)
-    classes = {a.name: str(rng.choice(a.classes)) if a in named else pick(rng, planted[a.name]) for a in ATTRIBUTES}
-    scene = Scene(kind, noun, style, context, **classes)
+    scene = Scene(kind, noun, style, context, **draw_person(rng, noun, named))
     return caption(scene, tuple(a.name for a in named)), scene
 
 
@@ -142,6 +133,9 @@ def world() -> dict:
     return {
         "what": "planted shares of each class, in the captions that do not name the attribute",
         "occupations": {name: shares(name) for name in OCCUPATIONS},
+        "skin_tones_of_women_and_men_where_they_differ": {
+            name: tones(name) for name, line in OCCUPATIONS.items() if line["tones_of_women"] != line["tones_of_men"]
+        },
         "person": shares("person"),
         "contexts": list(CONTEXTS),
         "subjects_without_people": list(SUBJECTS),
@@ -150,5 +144,5 @@ def world() -> dict:
         "share_of_captions_without_attributes": UNNAMED,
         "share_of_attributes_named_in_the_others": NAMED,
         "share_of_captions_with_context": WITH_CONTEXT,
-        "mean_gender_bias": float(np.mean([abs(2 * women - 1) for women, _, _ in OCCUPATIONS.values()])),
+        "mean_gender_bias": float(np.mean([abs(2 * line["women"] - 1) for line in OCCUPATIONS.values()])),
     }

@@ -33,6 +33,7 @@ from fairnb.adapters.protocol import Adapter, adapter_identity
 from fairnb.diffusion.fingerprint import model_identity
 from fairnb.diffusion.gradients import adjusted_backward, sample_with_gradient, trajectory
 from fairnb.diffusion.kinds import check_adjusted
+from fairnb.diffusion.pipeline import check_words
 from fairnb.diffusion.sampling import decode, noise, sample
 from fairnb.errors import UserError
 from fairnb.identity import hashed
@@ -103,6 +104,7 @@ class AlignmentRun:
         fit, or the images of an update cannot be divided over the processes.
         """
         self.check_shares()
+        check_words(self.pipe, [*train, *validation])
         settings, parts = self.settings, (self.pipe.unet, self.pipe.vae)
         if settings.images % self.accelerator.num_processes:
             count = self.accelerator.num_processes
@@ -111,10 +113,16 @@ class AlignmentRun:
         def update(number: int) -> dict:
             if settings.face_weight and self.reference_model.bank is None:
                 self.reference_model.gather_bank(train)
-            prompt = pick_prompt(train, self.seed, number)
-            if prompt not in self.originals:
-                self.originals[prompt] = self.reference_model.originals(prompt)
-            return self.gradient(prompt, self.originals[prompt], number) | {"prompt": prompt}
+            rows = []
+            for visit in range(number * settings.prompts, (number + 1) * settings.prompts):
+                prompt = pick_prompt(train, self.seed, visit)
+                if prompt not in self.originals:
+                    self.originals[prompt] = self.reference_model.originals(prompt)
+                rows.append(self.gradient(prompt, self.originals[prompt], visit) | {"prompt": prompt})
+            for parameter in self.adapter.parameters():
+                if parameter.grad is not None:
+                    parameter.grad = self.accelerator.reduce(parameter.grad, "sum") / settings.prompts
+            return _together(rows)
 
         if settings.gradient_checkpointing:
             for part in parts:
@@ -181,7 +189,7 @@ class AlignmentRun:
         return float(np.mean(biases))
 
     def named_classes(self, number: int) -> tuple[int, ...] | None:
-        """The class indices [A] named in the prompt of update `number`, or None for a plain prompt.
+        """The class indices [A] named in the `number`-th prompt, or None for a plain prompt.
 
         "A photo of a male pilot" must still show a man: every `finetune.named_every`-th update trains that, the classes
         taking turns.
@@ -193,7 +201,10 @@ class AlignmentRun:
         return tuple(int(i) for i in np.unravel_index(number // every % np.prod(sizes), sizes))
 
     def gradient(self, prompt: str, originals: Originals, number: int) -> dict[str, float]:
-        """Put the gradient of update `number` into the adapter's parameters; return its losses, bias and counts."""
+        """Add the gradient of a prompt, the `number`-th of the run, to that of the adapter's parameters.
+
+        It is this process's part of it. Returns the losses, bias and counts of all processes.
+        """
         settings, process, count = self.settings, self.accelerator.process_index, self.accelerator.num_processes
         rng = np.random.default_rng(stable_seed(self.seed, "images", number))
         indices = np.sort(rng.choice(settings.pool, settings.images, replace=False))
@@ -211,9 +222,6 @@ class AlignmentRun:
             prompt, originals, latents, seen.faces, jitter, pool, own, wanted, confident, named
         )
         backward(latents.grad)
-        for parameter in self.adapter.parameters():
-            if parameter.grad is not None:
-                parameter.grad = self.accelerator.reduce(parameter.grad, "sum")
         losses = self.accelerator.reduce(losses, "sum")
         class_loss, image_loss, distance, realism = losses.tolist()
         classes = {name: everyone[name].argmax(1) for name in self.attributes}
@@ -315,7 +323,7 @@ class AlignmentRun:
         return face_loss(self.vision.guide.features(crops), goal[rows][with_face])
 
     def steps(self, number: int) -> int:
-        """Denoising steps of update `number`: those of the profile, or drawn from `finetune.steps` (FFD: 19 to 23)."""
+        """Denoising steps of the `number`-th prompt: the profile's, or drawn from `finetune.steps` (FFD: 19 to 23)."""
         if self.settings.steps is None:
             return self.sampling.steps
         least, most = self.settings.steps
@@ -357,10 +365,18 @@ class AlignmentRun:
 
 
 def pick_prompt(prompts: list[str], seed: int, number: int) -> str:
-    """The prompt of update `number`: every prompt once per round, in a new order each round."""
+    """The `number`-th prompt of a run: every prompt once per round, in a new order each round."""
     round_, place = divmod(number, len(prompts))
     order = np.random.default_rng(stable_seed(seed, "order", round_)).permutation(len(prompts))
     return prompts[order[place]]
+
+
+def _together(rows: list[dict]) -> dict:
+    """The row of an update of several prompts: means of losses and biases, sums of counts, the prompts in one line."""
+    table = pd.DataFrame(rows)
+    counts = {name: int(table.pop(name).sum()) for name in ("faceless", "to_change")}
+    prompt = "; ".join(table.pop("prompt"))
+    return {name: float(mean) for name, mean in table.mean().items()} | counts | {"prompt": prompt}
 
 
 def _mean_bias(probabilities: dict[str, torch.Tensor]) -> float:

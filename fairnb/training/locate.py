@@ -15,7 +15,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from fairnb.adapters.neuron_sets import NeuronSet, count_neurons, difference, flat_offsets, intersection
-from fairnb.diffusion.pipeline import encode_prompts
+from fairnb.diffusion.pipeline import check_words, encode_prompts
 from fairnb.diffusion.sampling import fresh_scheduler, noise
 from fairnb.errors import UserError
 from fairnb.prompts.attributes import AGE, GENDER, Attribute
@@ -87,6 +87,7 @@ def locate(
     if not 1 <= k <= total:
         raise UserError(f"k = {k} weights cannot be kept of a U-Net with {total}: use 1 to {total}")
     pairs = contrast_pairs(attribute, occupations, contents, contexts, seed)
+    check_words(pipe, [*pairs.left, *pairs.right])
     scheduler = fresh_scheduler(pipe, LOCATE_STEPS)
     step = scheduler.timesteps[(scheduler.timesteps - timestep).abs().argmin()]
     latents = noise(pipe, "", [0], seed).to(pipe.unet.dtype) * scheduler.init_noise_sigma

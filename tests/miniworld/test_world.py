@@ -2,12 +2,16 @@
 
 import json
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from fairnb.diffusion.pipeline import check_words
+from fairnb.errors import UserError
 from fairnb.files import root
 from fairnb.miniworld import models
+from fairnb.miniworld.draw import clothes, hats, tools_desk, tools_home, tools_outdoors
 from fairnb.miniworld.draw.scenes import CONTEXTS as SCENES
 from fairnb.miniworld.draw.scenes import SUBJECTS as DRAWN
 from fairnb.miniworld.draw.wardrobe import OUTFITS
@@ -19,8 +23,10 @@ from fairnb.miniworld.world import (
     SUBJECTS,
     Scene,
     caption,
+    draw_person,
     draw_scene,
     shares,
+    tones,
     vocabulary,
     world,
 )
@@ -29,8 +35,9 @@ from fairnb.prompts.sets import load_prompt_set
 
 def test_the_bias_is_near_stable_diffusions_and_goes_both_ways():
     assert 0.67 <= world()["mean_gender_bias"] <= 0.80
-    women = [share for share, _, _ in OCCUPATIONS.values()]
-    assert min(women) < 0.1 and max(women) > 0.9
+    women = [line["women"] for line in OCCUPATIONS.values()]
+    assert min(women) < 0.1 and max(women) > 0.9 and sum(abs(2 * share - 1) < 0.3 for share in women) >= 10
+    assert 0.35 < np.mean([share > 0.5 for share in women]) < 0.65
     for name in OCCUPATIONS:
         for classes in shares(name).values():
             assert sum(classes.values()) == pytest.approx(1)
@@ -40,11 +47,49 @@ def test_names_agree_with_drawing_prompts_and_file():
     assert set(OUTFITS) - {"person"} == set(OCCUPATIONS)
     assert set(SCENES) - {None} == set(CONTEXTS) and set(DRAWN) == set(SUBJECTS)
     prompts = load_prompt_set(root() / "data" / "prompts" / "mini.json")
-    assert sorted(prompts.all()) == sorted(OCCUPATIONS)
+    stored = json.loads((root() / "data" / "mini-sd" / "world.json").read_text())
+    assert sorted(prompts.all()) == sorted(stored["occupations"])
     assert [len(prompts.split(name)) for name in ("train", "validation", "test")] == [20, 4, 8]
     assert set(prompts.contents) == set(SUBJECTS) and set(prompts.contexts) == set(CONTEXTS)
-    stored = json.loads((root() / "data" / "mini-sd" / "world.json").read_text())
-    assert stored["occupations"] == world()["occupations"]
+    # The shipped model is of the world's first edition, whose 32 occupations are as they were.
+    assert len(OCCUPATIONS) == 208
+    assert stored["occupations"] == {name: world()["occupations"][name] for name in stored["occupations"]}
+
+
+def test_no_two_occupations_share_clothes_hat_and_tool():
+    lines = [line for line in OCCUPATIONS.values() if line["clothes"]]
+    assert len({(line["clothes"], line["hat"], line["tool"]) for line in lines}) == len(lines) == 176
+
+
+def test_every_part_of_the_wardrobe_is_worn():
+    parts = {"clothes": clothes.CLOTHES, "hat": hats.HATS, "behind": hats.BEHIND}
+    parts["tool"] = tools_desk.TOOLS | tools_home.TOOLS | tools_outdoors.TOOLS
+    for kind, known in parts.items():
+        assert set(known) <= {line[kind] for line in OCCUPATIONS.values()}, kind
+
+
+def test_tones_may_differ_between_women_and_men():
+    rng = np.random.default_rng(0)
+    people = [draw_person(rng, "housekeeper") for _ in range(4000)]
+    women, men = ([p["skin_tone"] for p in people if p["gender"] == gender] for gender in ("female", "male"))
+    planted = tones("housekeeper")
+    assert planted["female"] != planted["male"]
+    assert women.count("brown") / len(women) == pytest.approx(planted["female"]["brown"], abs=0.03)
+    assert men.count("light") / len(men) == pytest.approx(planted["male"]["light"], abs=0.12)
+    whole = [person["skin_tone"] for person in people]
+    for name, share in shares("housekeeper")["skin_tone"].items():
+        assert whole.count(name) / len(whole) == pytest.approx(share, abs=0.03)
+
+
+def test_a_word_that_the_model_never_saw_is_refused_with_near_ones(tmp_path):
+    pipe = SimpleNamespace(tokenizer=models.tokenizer(tmp_path))
+    check_words(pipe, ["", "a photo of an old dark-skinned female police officer by the sea"])
+    with pytest.raises(UserError, match=r"the word 'astronomr' of 'a photo of an astronomr' \(near .*: astronomer"):
+        check_words(pipe, ["a photo of an astronomr"])
+    pipe.tokenizer.save_pretrained(tmp_path / "saved")
+    pipe.tokenizer = type(pipe.tokenizer).from_pretrained(tmp_path / "saved")
+    with pytest.raises(UserError, match="the word 'xylophone' of"):
+        check_words(pipe, ["a photo of a xylophone"])
 
 
 def test_unnamed_attributes_follow_the_plan_and_named_ones_are_balanced():

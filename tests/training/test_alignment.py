@@ -222,6 +222,29 @@ def test_a_prompt_that_names_a_class_is_pulled_to_the_original_of_that_prompt(mi
     assert math.isnan(row["bias"]) and first.abs().sum() > 0
 
 
+def test_the_gradient_of_an_update_is_the_mean_over_its_prompts(mini, vision, tmp_path, monkeypatch):
+    run_ = gender_alignment(mini, vision)
+    words = [PILOT, "a photo of a nurse"]
+    weights = run_.adapter.parameters()
+    run_.adapter.attach()
+    alone = []
+    for visit in range(2):
+        prompt = pick_prompt(words, 0, visit)
+        run_.gradient(prompt, run_.reference_model.originals(prompt), visit)
+        alone.append([weight.grad.clone() for weight in weights])
+        for weight in weights:
+            weight.grad = None
+    run_.settings = run_.settings.model_copy(update={"prompts": 2})
+    monkeypatch.setattr(
+        "fairnb.training.alignment.train_adapter", lambda adapter, settings, folder, update, *_: update(0)
+    )
+    row = run_.train(words, [], tmp_path)
+    run_.adapter.detach()
+    for weight, *each in zip(weights, *alone, strict=True):
+        torch.testing.assert_close(weight.grad, (each[0] + each[1]) / 2)
+    assert set(row["prompt"].split("; ")) == set(words) and type(row["to_change"]) is int
+
+
 def test_a_diverging_run_stops_with_a_sentence(tmp_path):
     with pytest.raises(UserError, match="pixels that are no numbers.*too high a learning rate"):
         run(tmp_path, {"finetune.learning_rate": 1e30})

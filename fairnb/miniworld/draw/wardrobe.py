@@ -1,10 +1,41 @@
-"""Dress a person for an occupation: the outfit with colours drawn at random."""
+"""Dress a person for an occupation: the outfit with colours drawn at random.
 
-from fairnb.miniworld.draw import outfits_indoors, outfits_outdoors
+The outfits drawn by hand lend their clothes, hats and tools to other occupations, under the name of their own.
+"""
+
+from fairnb.miniworld.draw import (
+    clothes,
+    hats,
+    outfits_indoors,
+    outfits_outdoors,
+    tools_desk,
+    tools_home,
+    tools_outdoors,
+)
 from fairnb.miniworld.draw.parts import Outfit, coat, collar, torso
 from fairnb.miniworld.draw.pen import PALETTE, jitter
+from fairnb.miniworld.occupations import occupations
 
-OUTFITS = {**outfits_indoors.OUTFITS, **outfits_outdoors.OUTFITS}
+BY_HAND = {**outfits_indoors.OUTFITS, **outfits_outdoors.OUTFITS}
+CLOTHES = {name: outfit.clothes for name, outfit in BY_HAND.items()} | clothes.CLOTHES
+HATS = {name: outfit.hat for name, outfit in BY_HAND.items()} | hats.HATS
+TOOLS = {name: outfit.tool for name, outfit in BY_HAND.items()}
+TOOLS |= tools_desk.TOOLS | tools_home.TOOLS | tools_outdoors.TOOLS
+
+
+def _from_parts(line):
+    """The outfit of a line of the table of occupations."""
+    return Outfit(
+        CLOTHES[line["clothes"]],
+        HATS[line["hat"]] if line["hat"] else [],
+        TOOLS[line["tool"]] if line["tool"] else None,
+        tuple(line["main"].split()),
+        tuple(line["trim"].split()),
+        hats.BEHIND[line["behind"]] if line["behind"] else [],
+    )
+
+
+OUTFITS = {name: BY_HAND.get(name) or _from_parts(line) for name, line in occupations().items()}
 PLAIN = [
     [*torso("main")],
     [*torso("main"), *[("line", "trim", 1.6, [-h, y, h, y]) for y, h in ((9, 24), (13.5, 25), (18, 26))]],
