@@ -2,18 +2,8 @@
 
 import numpy as np
 
-from fairnb.miniworld.draw.parts import scatter, stars, straight
+from fairnb.miniworld.draw.parts import disc, edged, scatter, stars, straight
 from fairnb.miniworld.draw.pen import circle
-
-
-def edged(colour, edge, width, points):
-    """A line with an edge of another colour, so that it shows on light and on dark."""
-    return [("line", edge, width + 2, points), ("line", colour, width, points)]
-
-
-def disc(x, y, *rings):
-    """Circles of (colour, radius) around one middle, the largest first."""
-    return [("oval", colour, x, y, r, r) for colour, r in rings]
 
 
 def spokes(colour, width, x, y, r, count, first=0.0):
