@@ -167,6 +167,16 @@ def scatter(kind, colours, spots, *rest):
     return [(kind, colours[i % len(colours)], x, y, *rest) for i, (x, y) in enumerate(spots)]
 
 
+def edged(colour, edge, width, points):
+    """A line with an edge of another colour, so that it shows on light and on dark."""
+    return [("line", edge, width + 2, points), ("line", colour, width, points)]
+
+
+def disc(x, y, *rings):
+    """Circles of (colour, radius) around one middle, the largest first."""
+    return [("oval", colour, x, y, r, r) for colour, r in rings]
+
+
 @dataclass
 class Outfit:
     """The tables of shapes of one occupation, and the colours that "main" and "trim" may have."""
