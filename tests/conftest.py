@@ -22,9 +22,15 @@ house tree boat in at by the garden night sea city
 """
 
 
+LONG = ("tests/training", "tests/cli", "tests/test_wheel", "tests/test_other_models", "tests/adapters/test_h_guidance")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Notebooks first: they run one after the other, and beside them the other worker does all the rest."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    """Notebooks first, one after the other, beside them the other worker does all the rest, the long files first.
+
+    So the two workers end together.
+    """
+    items.sort(key=lambda item: (item.get_closest_marker("slow") is None, not item.nodeid.startswith(LONG)))
 
 
 @pytest.fixture(autouse=True)
