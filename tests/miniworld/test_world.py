@@ -52,7 +52,9 @@ def test_names_agree_with_drawing_prompts_and_file():
     assert [len(prompts.split(name)) for name in ("train", "validation", "test")] == [20, 4, 8]
     assert set(prompts.contents) == set(SUBJECTS) and set(prompts.contexts) == set(CONTEXTS)
     # The shipped model is of the world's first edition, whose 32 occupations are as they were.
-    assert len(OCCUPATIONS) == 208
+    prompts = load_prompt_set(root() / "data" / "prompts" / "mini-208.json")  # of the second edition
+    assert sorted(prompts.all()) == sorted(OCCUPATIONS) and len(OCCUPATIONS) == 208
+    assert [len(prompts.split(name)) for name in ("train", "validation", "test")] == [160, 16, 32]
     assert stored["occupations"] == {name: world()["occupations"][name] for name in stored["occupations"]}
 
 
