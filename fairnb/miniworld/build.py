@@ -5,7 +5,9 @@ checkpoint. So `make mini-sd` may be killed and restarted at any time.
 """
 
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,7 @@ from fairnb.diffusion.pipeline import pick_device
 from fairnb.files import write_atomically, write_json
 from fairnb.miniworld import models
 from fairnb.miniworld.dataset import Portraits, draw_dataset
-from fairnb.miniworld.world import ATTRIBUTES, world
+from fairnb.miniworld.world import world
 from fairnb.training.loop import run_updates
 from fairnb.vision.classifiers import Classifier
 from fairnb.vision.encoders import Clip
@@ -37,14 +39,17 @@ SEED = 2026
 class Steps:
     """The number of portraits, and of training steps of each model."""
 
-    pictures: int = 16_000
-    classifier: int = 1_200
+    pictures: int = 24_000
+    classifier: int = 1_500
     clip: int = 2_000
     vae: int = 2_200
-    unet: int = 6_000
+    unet: int = 7_000
 
 
 FULL = Steps()
+
+
+PARTS = ("clip", "vae", "guide", "judge", "occupation")  # trained apart from each other; the longest first
 
 
 def build(work: Path, out: Path, steps: Steps = FULL, device: str | None = None) -> None:
@@ -52,23 +57,37 @@ def build(work: Path, out: Path, steps: Steps = FULL, device: str | None = None)
     device = pick_device(device)
     print(f"mini world on {device}: {steps}")
     data = draw_dataset(work / "portraits", steps.pictures, SEED)
-    classifiers = train_classifiers(data, work, steps.classifier, device)
-    torch.manual_seed(SEED)
+    train_one = partial(train_part, work=work, steps=steps, device=device)
+    if device.type == "cpu":  # two trainings of one thread each take less time than one after the other of two threads
+        with ProcessPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            list(pool.map(train_one, PARTS))
+    clip, vae, *classifiers = (train_one(name, data=data) for name in PARTS)
     words = models.tokenizer(work / "tokenizer")
-    clip = models.clip(words).to(device)
-    keep(work / "clip.safetensors", clip, lambda: train_clip(Clip(clip, words).to(device), data, work, steps.clip))
-    torch.manual_seed(SEED + 1)
-    vae = models.vae().to(device)
-    keep(work / "vae.safetensors", vae, lambda: train_vae(vae, data, work, steps.vae))
     text = CLIPTextModel(clip.config.text_config).to(device).eval()
     text.load_state_dict(clip.text_model.state_dict())
-    mean, deviation = encode_all(vae, data)
-    vae.register_to_config(scaling_factor=round(1 / mean.std().item(), 4))
+    latents = standardise(vae, *encode_all(vae, data))
     torch.manual_seed(SEED + 2)
     unet = models.unet(text.config.hidden_size).to(device)
-    latents = (mean, deviation, vae.config.scaling_factor)
     keep(work / "unet.safetensors", unet, lambda: train_unet(unet, text, words, latents, data, work, steps.unet))
-    export(out, unet, vae, text, words, clip, classifiers)
+    export(out, unet, vae, text, words, clip, dict(zip(PARTS[2:], classifiers, strict=True)))
+
+
+def train_part(
+    name: str, work: Path, steps: Steps, device: torch.device, data: Portraits | None = None
+) -> torch.nn.Module:
+    """Train one of `PARTS` on the portraits in `work` (read there, or given as `data`), or load it if it is trained."""
+    if data is None:
+        data = draw_dataset(work / "portraits", steps.pictures, SEED)
+    torch.manual_seed(SEED + PARTS.index(name))
+    path = work / f"{name}.safetensors"
+    if name == "clip":
+        words = models.tokenizer(work / "tokenizer")
+        model = models.clip(words).to(device)
+        return keep(path, model, lambda: train_clip(Clip(model, words).to(device), data, work, steps.clip))
+    if name == "vae":
+        model = models.vae().to(device)
+        return keep(path, model, lambda: train_vae(model, data, work, steps.vae))
+    return train_classifier(name, path, data, steps.classifier, device)
 
 
 def face_batch(data: Portraits, rows: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
@@ -95,45 +114,32 @@ def augment(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     return images * draw(0.85, 1.15) + draw(-0.1, 0.1) + noise
 
 
-def train_classifiers(data: Portraits, work: Path, steps: int, device: torch.device) -> dict[str, torch.nn.Module]:
-    """Train guide and judge (different architectures, seeds and halves of the data) and the occupation classifier."""
-    labels = models.attribute_labels()
+def train_classifier(name: str, path: Path, data: Portraits, steps: int, device: torch.device) -> torch.nn.Module:
+    """Train the guide, the judge (of another architecture, seed and half of the data) or the occupation classifier."""
+    people = data.table["face"] & (data.table["kind"] != "subject")
+    half = np.arange(len(data.table)) < len(data.table) // 2
+    if name == "occupation":
+        model, rows = models.resnet(models.occupation_labels(), 64), np.arange(len(data.table))
+    elif name == "guide":
+        model, rows = models.resnet(models.attribute_labels(), FACE_SIZE), np.flatnonzero(people & half)
+    else:
+        model, rows = models.convnext(models.attribute_labels(), FACE_SIZE), np.flatnonzero(people & ~half)
+    classifier = Classifier(model.to(device))
+    column = {"occupation": "noun"}
     truth = {
-        a.name: np.array([a.classes.index(c) if c in a.classes else -1 for c in data.table[a.name]]) for a in ATTRIBUTES
+        of: np.array([classes.index(c) if c in classes else -1 for c in data.table[column.get(of, of)]])
+        for of, classes in classifier.classes.items()
     }
-    faces = np.flatnonzero(data.table["face"] & (data.table["kind"] != "subject"))
-    seen = [label.removeprefix("occupation:") for label in models.occupation_labels()]
-    occupation = {"occupation": np.array([seen.index(noun) for noun in data.table["noun"]])}
+    seed = 11 + PARTS.index(name)
 
-    def fit(name, make, seed, rows, target, batch_of):
-        torch.manual_seed(seed)
-        model = make().to(device)
-        classifier = Classifier(model)
+    def loss(rng, _):
+        chosen = rng.choice(rows, 64)
+        images = augment(data.images(chosen), rng) if name == "occupation" else face_batch(data, chosen, rng)
+        logits = classifier(images.to(device))
+        return sum(cross_entropy(logits[k], torch.from_numpy(v[chosen]).to(device)) for k, v in truth.items())
 
-        def loss(rng, _):
-            chosen = rng.choice(rows, 64)
-            logits = classifier(batch_of(chosen, rng).to(device))
-            return sum(cross_entropy(logits[k], torch.from_numpy(v[chosen]).to(device)) for k, v in target.items())
-
-        settings = {"steps": steps, "learning_rate": 2e-3, "folder": work, "seed": seed, "ema": 0.995}
-        keep(work / f"{name}.safetensors", model, lambda: train(name, model, loss, **settings))
-        return model
-
-    def crops(rows, rng):
-        return face_batch(data, rows, rng)
-
-    def whole(rows, rng):
-        return augment(data.images(rows), rng)
-
-    half = len(data.table) // 2
-    everything = np.arange(len(data.table))
-    return {
-        "guide": fit("guide", lambda: models.resnet(labels, FACE_SIZE), 11, faces[faces < half], truth, crops),
-        "judge": fit("judge", lambda: models.convnext(labels, FACE_SIZE), 12, faces[faces >= half], truth, crops),
-        "occupation": fit(
-            "occupation", lambda: models.resnet(models.occupation_labels(), 64), 13, everything, occupation, whole
-        ),
-    }
+    settings = {"steps": steps, "learning_rate": 2e-3, "folder": path.parent, "seed": seed, "ema": 0.995}
+    return keep(path, model, lambda: train(name, model, loss, **settings))
 
 
 def train_clip(clip: Clip, data: Portraits, work: Path, steps: int) -> None:
@@ -194,7 +200,29 @@ def encode_all(vae, data: Portraits) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.cat([p.mean.cpu() for p in posteriors]), torch.cat([p.std.cpu() for p in posteriors])
 
 
-def train_unet(unet, text, words, latents: tuple, data: Portraits, work: Path, steps: int) -> None:
+@torch.no_grad()
+def standardise(vae, mean: torch.Tensor, deviation: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give every latent channel the mean 0 and the variance 1, in the VAE and in `mean` and `deviation` [N, 8, 16, 16].
+
+    Sampling starts from N(0, 1) in every channel, and Stable Diffusion's schedule keeps a little of the image in its
+    last step. A pipeline knows one `scaling_factor` for all channels, so the change goes into the 1×1 convolutions on
+    both sides of the latents. Returns the new mean and deviation.
+    """
+    shift, scale = mean.mean((0, 2, 3)), mean.std((0, 2, 3))
+    to, back = vae.quant_conv, vae.post_quant_conv
+    shift_, scale_ = shift.to(to.weight), scale.to(to.weight)
+    back.bias += back.weight[:, :, 0, 0] @ shift_
+    back.weight *= scale_[:, None, None]
+    half = len(shift)  # the rest of the channels is the logarithm of the variance
+    to.weight[:half] /= scale_[:, None, None, None]
+    to.bias[:half] = (to.bias[:half] - shift_) / scale_
+    to.bias[half:] -= 2 * scale_.log()
+    vae.register_to_config(scaling_factor=1.0)
+    shift, scale = shift[:, None, None], scale[:, None, None]
+    return (mean - shift) / scale, deviation / scale
+
+
+def train_unet(unet, text, words, latents: tuple[torch.Tensor, torch.Tensor], data: Portraits, work: Path, steps: int) -> None:
     """Denoising training as in Stable Diffusion: predict the noise, with 12 % empty captions for guidance and a frozen
     text encoder.
 
@@ -204,7 +232,7 @@ def train_unet(unet, text, words, latents: tuple, data: Portraits, work: Path, s
     it decides who is in the image.
     """
     device = unet.device
-    mean, deviation, scale = latents
+    mean, deviation = latents
     schedule = DDPMScheduler(**{k: models.scheduler().config[k] for k in ("beta_start", "beta_end", "beta_schedule")})
     signal = schedule.alphas_cumprod / (1 - schedule.alphas_cumprod)
     weight = (1 / signal.sqrt()).clamp(max=6)
@@ -223,7 +251,7 @@ def train_unet(unet, text, words, latents: tuple, data: Portraits, work: Path, s
         with torch.no_grad():
             states = text(tokens.input_ids.to(device))[0]
         noise, noise_2 = (torch.randn(len(rows), *mean.shape[1:], generator=generator) for _ in range(2))
-        clean = (mean[rows] + deviation[rows] * noise_2) * scale
+        clean = mean[rows] + deviation[rows] * noise_2
         timesteps = torch.from_numpy(rng.integers(schedule.config.num_train_timesteps, size=len(rows)))
         noisy = schedule.add_noise(clean, noise, timesteps).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=half):

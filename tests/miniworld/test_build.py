@@ -7,7 +7,7 @@ from diffusers import StableDiffusionPipeline
 
 from fairnb.errors import UserError
 from fairnb.files import read_json, root
-from fairnb.miniworld import build, dataset
+from fairnb.miniworld import build, dataset, models
 from fairnb.miniworld.quality import text_bias
 from fairnb.vision.classifiers import load_classifier
 from fairnb.vision.encoders import load_clip
@@ -66,6 +66,22 @@ def test_the_whole_build_in_miniature(tmp_path, monkeypatch):
     kept = dataset.draw_dataset(tmp_path / "work" / "portraits", 120, build.SEED)
     assert (drawn.pixels == kept.pixels).all() and drawn.table.equals(kept.table)
     assert drawn.table["face"][drawn.table["kind"] != "subject"].mean() > 0.9
+
+
+def test_latents_of_mean_0_and_variance_1_still_decode_to_the_same_image():
+    torch.manual_seed(0)
+    vae = models.vae().eval().requires_grad_(False)
+    vae.quant_conv.bias += torch.randn(16)
+    images = torch.rand(12, 3, 64, 64) * 2 - 1
+    before = vae.encode(images).latent_dist
+    seen = vae.decode(before.mean).sample
+    mean, deviation = build.standardise(vae, before.mean, before.std)
+    after = vae.encode(images).latent_dist
+    assert mean.mean((0, 2, 3)).abs().max() < 1e-4 and (mean.std((0, 2, 3)) - 1).abs().max() < 1e-4
+    torch.testing.assert_close(after.mean, mean, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(after.std, deviation, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(vae.decode(after.mean).sample, seen, atol=1e-3, rtol=1e-3)
+    assert vae.config.scaling_factor == 1
 
 
 def test_the_shipped_text_encoder_is_the_one_its_card_measured(mini):
