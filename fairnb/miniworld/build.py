@@ -222,7 +222,9 @@ def standardise(vae, mean: torch.Tensor, deviation: torch.Tensor) -> tuple[torch
     return (mean - shift) / scale, deviation / scale
 
 
-def train_unet(unet, text, words, latents: tuple[torch.Tensor, torch.Tensor], data: Portraits, work: Path, steps: int) -> None:
+def train_unet(
+    unet, text, words, latents: tuple[torch.Tensor, torch.Tensor], data: Portraits, work: Path, steps: int
+) -> None:
     """Denoising training as in Stable Diffusion: predict the noise, with 12 % empty captions for guidance and a frozen
     text encoder.
 
