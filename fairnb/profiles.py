@@ -67,7 +67,8 @@ class Sampling(_Section):
 class Measure(_Section):
     """Notebook 02."""
 
-    images: Count = 32  # per prompt of the train and validation occupations
+    images: Count = 32  # per prompt
+    occupations: Count = 32  # of the train occupations, evenly spaced, at most as many; and every validation occupation
 
 
 class Locate(_Section):

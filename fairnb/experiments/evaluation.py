@@ -26,7 +26,7 @@ from fairnb.measure.records import read_records, write_records
 from fairnb.measure.similarity import mean_image_similarity
 from fairnb.profiles import Experiment, Profile
 from fairnb.prompts.attributes import get_attribute, joint_attribute
-from fairnb.prompts.sets import PromptSet, prompt_rows
+from fairnb.prompts.sets import PromptSet, evenly, prompt_rows
 from fairnb.prompts.templates import draw_words, photo_of
 from fairnb.vision.classifiers import Classifier
 from fairnb.vision.encoders import Clip, Dino
@@ -133,7 +133,7 @@ def evaluate(
     """Evaluate an adapter on the test prompts against the original model, from the same noise.
 
     Without an adapter, attribute words are drawn into the plain prompts instead. The result holds, per kind of prompts,
-    `bias`, `FD`, `diversity` and `share` (`compare_records`); `trained`, the bias on the prompts of the training, from
+    `bias`, `FD`, `diversity` and `share` (`compare_records`); `trained`, the bias on as many trained prompts, from
     noise that no training uses; `obeyed`, the share of the images that show the class their prompt names; `sure` and
     `faces`, before and after; `clip_t`, the mean cosine of an image and its prompt, before and after; `clip_i` and
     `dino` (None without a DINO), the mean cosine of an image and the original of the same noise; and `drift`, 1 - that
@@ -143,7 +143,8 @@ def evaluate(
     names = list(experiment.shares)
     many, few = profile.evaluate.images, profile.evaluate.explicit_images
     test = {kind: prompt_rows(prompts, "test", kinds=[kind]) for kind in experiment.prompts}
-    train = {kind: prompt_rows(prompts, "train", kinds=[kind]) for kind in experiment.prompts}
+    # As many trained prompts as held-out ones tell whether the rest carries over.
+    train = {kind: evenly(prompt_rows(prompts, "train", kinds=[kind]), len(test[kind])) for kind in test}
     contents = pd.DataFrame(
         [(i, photo_of(name), None, "test") for i, name in enumerate(prompts.contents)],
         columns=["prompt_id", "prompt", "occupation", "split"],

@@ -4,6 +4,7 @@ import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -123,3 +124,8 @@ def prompt_rows(
         columns=["prompt_id", "prompt", "occupation", "split"],
         dtype=object,  # keeps None for a missing occupation
     ).astype({"prompt_id": int})
+
+
+def evenly(rows: pd.DataFrame, count: int) -> pd.DataFrame:
+    """Return at most `count` of the rows, evenly spaced: neighbours in a list of occupations are often alike."""
+    return rows.iloc[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)]

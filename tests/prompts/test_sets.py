@@ -2,11 +2,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from fairnb.errors import UserError
 from fairnb.files import root
-from fairnb.prompts.sets import SPLITS, load_prompt_set, prompt_rows
+from fairnb.prompts.sets import SPLITS, evenly, load_prompt_set, prompt_rows
 from fairnb.prompts.templates import draw_words, name_class, photo_of
 
 GOOD = {
@@ -147,3 +148,8 @@ def test_words_are_drawn_with_their_shares_and_stay_the_same():
     assert 0.65 < np.mean([each.endswith(" male") for each in words]) < 0.85
     assert drawn.words.tolist() == draw_words(rows, shares, 400, seed=0).words.tolist()
     assert drawn.words[0] != drawn.words[1] and drawn.words[0] != draw_words(rows, shares, 400, seed=1).words[0]
+
+
+@pytest.mark.parametrize(("count", "chosen"), [(1, [0]), (3, [0, 4, 9]), (10, list(range(10))), (99, list(range(10)))])
+def test_some_rows_evenly_spaced(count, chosen):
+    assert evenly(pd.DataFrame({"prompt_id": range(10)}), count).prompt_id.tolist() == chosen
