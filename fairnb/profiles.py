@@ -166,6 +166,10 @@ class Experiment(_Section):
     parts: Annotated[list[Literal["text_encoder", "unet"]], Field(min_length=1)] = ["text_encoder"]  # of lora and full
     rank: Count = 8  # of a LoRA
     tokens: Count = 5  # of a prefix
+    # Of neurons: the found ones, or as many others: random ones of the same tensors or of the whole U-Net, the largest,
+    # those with the largest mean gradient, or those that the experiment `dense` (adapter full) has moved most.
+    choice: Literal["found", "random", "anywhere", "largest", "gradient", "moved"] = "found"
+    locate: dict[str, Any] = {}  # of neurons: the differences from the profile's `locate`
     # Target shares per attribute, in the order of its classes; None: equal. With `contrast` only the names count.
     shares: Annotated[dict[str, list[Real] | None], Field(min_length=1)]
     # Kinds of the prompt set; a mapping says how often each prompt of a kind comes in a round of the training.
@@ -295,10 +299,11 @@ class Profile(_Section):
                 f"guide and judge are both {min(shared)}: name another judge, since a guide must not judge"
             )
         for name in self.experiments:
-            try:
-                self.finetune_of(name)
-            except ValidationError as error:
-                raise ValueError(f"experiments.{name}.finetune: {_explain(error)}") from error
+            for key, of in (("finetune", self.finetune_of), ("locate", self.locate_of)):
+                try:
+                    of(name)
+                except ValidationError as error:
+                    raise ValueError(f"experiments.{name}.{key}: {_explain(error)}") from error
         return self
 
     def finetune_of(self, name: str) -> Finetune:
@@ -308,6 +313,10 @@ class Profile(_Section):
                 f"no experiment '{name}' in profile {self.name}: use {', '.join(self.experiments) or 'none'}"
             )
         return Finetune.model_validate(self.finetune.model_dump() | self.experiments[name].finetune)
+
+    def locate_of(self, name: str) -> Locate:
+        """Return how the neurons of an experiment are located."""
+        return Locate.model_validate(self.locate.model_dump() | self.experiments[name].locate)
 
 
 def load_profile(profile: str | Path | dict, overrides: dict[str, Any] | None = None) -> Profile:

@@ -63,6 +63,22 @@ def random_like(neurons: NeuronSet, unet: torch.nn.Module, seed: int, avoid: Neu
     return _not_empty(drawn)
 
 
+def random_anywhere(neurons: NeuronSet, unet: torch.nn.Module, seed: int) -> NeuronSet:
+    """Another random control: as many random weights of the whole U-Net, none of them in `neurons`."""
+    offsets = flat_offsets(unet)
+    free = np.ones(sum(size for _, size in offsets.values()), dtype=bool)
+    for name, at in neurons.items():
+        free[at.numpy() + offsets[name][0]] = False
+    rng = np.random.default_rng(stable_seed(seed, "anywhere", bits=64))
+    drawn = rng.choice(np.flatnonzero(free), count_neurons(neurons), replace=False)
+    return from_flat(torch.from_numpy(np.sort(drawn)), unet)
+
+
+def largest(values: torch.Tensor, count: int, unet: torch.nn.Module) -> NeuronSet:
+    """The `count` weights with the largest of `values` [number of weights], in the order of `flat_offsets`."""
+    return from_flat(values.topk(count).indices.sort().values, unet)
+
+
 def save_neurons(neurons: NeuronSet, path: str | Path, metadata: dict[str, str]) -> None:
     """Write a set as safetensors, with one int32 tensor of positions per weight tensor."""
     tensors = {name: indices.to("cpu", torch.int32) for name, indices in neurons.items()}
@@ -99,8 +115,7 @@ def write_flat_text(neurons: NeuronSet, path: str | Path, unet: torch.nn.Module)
 
 def read_flat_text(path: str | Path, unet: torch.nn.Module) -> NeuronSet:
     """Read the text format of Bias Neurons for this U-Net; `UserError` for anything but indices within it."""
-    offsets = flat_offsets(unet)
-    total = sum(size for _, size in offsets.values())
+    total = sum(size for _, size in flat_offsets(unet).values())
     try:
         numbers = Path(path).read_text(encoding="utf-8-sig").split()  # some editors write a byte order mark
         flat = torch.from_numpy(np.unique(np.array(numbers, dtype=np.int64)))
@@ -109,8 +124,13 @@ def read_flat_text(path: str | Path, unet: torch.nn.Module) -> NeuronSet:
     if len(flat) and not 0 <= flat[0] <= flat[-1] < total:
         wrong = int(flat[0] if flat[0] < 0 else flat[-1])
         raise UserError(f"neuron file {path} holds index {wrong}, but the U-Net has {total} weights: wrong model")
+    return from_flat(flat, unet)
+
+
+def from_flat(flat: torch.Tensor, unet: torch.nn.Module) -> NeuronSet:
+    """The set of sorted indices counted over all of `unet.named_parameters()`."""
     neurons = {}
-    for name, (start, size) in offsets.items():
+    for name, (start, size) in flat_offsets(unet).items():
         first, last = torch.searchsorted(flat, torch.tensor([start, start + size])).tolist()
         neurons[name] = flat[first:last] - start
     return _not_empty(neurons)

@@ -11,17 +11,21 @@ from functools import reduce
 from pathlib import Path
 
 import numpy as np
+import torch
 from diffusers import StableDiffusionPipeline
 
 from fairnb.adapters.bias_neurons import BiasNeurons
-from fairnb.adapters.full import FullWeights
+from fairnb.adapters.full import FullWeights, load_full
 from fairnb.adapters.h_classifiers import h_classifier_from_prompts
 from fairnb.adapters.h_guidance import HGuidance, load_h_guidance
 from fairnb.adapters.lora import LoRA
 from fairnb.adapters.neuron_sets import (
     NeuronSet,
     count_neurons,
+    largest,
     load_neurons,
+    random_anywhere,
+    random_like,
     read_settings,
     save_neurons,
     union,
@@ -31,11 +35,12 @@ from fairnb.adapters.prefix import PrefixTokens
 from fairnb.adapters.protocol import Adapter
 from fairnb.diffusion.fingerprint import model_identity
 from fairnb.diffusion.pipeline import processes
+from fairnb.errors import UserError
 from fairnb.identity import difference, hashed
 from fairnb.profiles import Experiment, Profile
 from fairnb.prompts.attributes import get_attribute
 from fairnb.prompts.sets import PromptSet
-from fairnb.training.locate import locate
+from fairnb.training.locate import locate, mean_gradient
 from fairnb.vision.perception import VisionModels
 
 
@@ -57,8 +62,43 @@ def make_adapter(pipe: StableDiffusionPipeline, name: str, profile: Profile, pro
         return FullWeights(pipe, experiment.parts)
     if experiment.adapter == "prefix":
         return PrefixTokens(pipe, experiment.tokens, profile.seed)
-    found = [_neurons(pipe, attribute, profile, prompts) for attribute in experiment.shares]
-    return BiasNeurons(pipe.unet, reduce(union, found), profile.finetune_of(name).acts_from)
+    found = reduce(union, [_neurons(pipe, attribute, profile, prompts, name) for attribute in experiment.shares])
+    chosen = _instead_of(found, pipe, profile, prompts, name)
+    return BiasNeurons(pipe.unet, chosen, profile.finetune_of(name).acts_from)
+
+
+def _instead_of(
+    found: NeuronSet, pipe: StableDiffusionPipeline, profile: Profile, prompts: PromptSet, name: str
+) -> NeuronSet:
+    """The weights that an experiment trains: the found ones, or as many others (its `choice`), as a control."""
+    experiment, unet, count = profile.experiments[name], pipe.unet, count_neurons(found)
+    match experiment.choice:
+        case "random":
+            return random_like(found, unet, profile.seed)
+        case "anywhere":
+            return random_anywhere(found, unet, profile.seed)
+        case "largest":
+            values = torch.cat([weight.detach().abs().flatten().float().cpu() for weight in unet.parameters()])
+        case "gradient":
+            place = {"contents": prompts.contents, "contexts": prompts.contexts}
+            how = {"timestep": profile.locate_of(name).timestep, "seed": profile.seed, **place}
+            of = [
+                mean_gradient(pipe, get_attribute(attribute), prompts.split("train"), **how)
+                for attribute in experiment.shares
+            ]
+            values = sum(of)
+        case "moved":
+            path = profile.folder / "experiments" / "dense" / "patch.safetensors"
+            if not path.is_file():
+                raise UserError(f"{path} is missing: run the experiment dense (adapter full, parts [unet]) first")
+            dense, weights = load_full(path, pipe).tensors(), unet.named_parameters()
+            moved = [
+                dense.get(f"unet.{name}", weight.detach().cpu()) - weight.detach().cpu() for name, weight in weights
+            ]
+            values = torch.cat([change.abs().flatten() for change in moved])
+        case _:
+            return found
+    return largest(values, count, unet)
 
 
 def find_neurons(
@@ -100,8 +140,13 @@ def _identity_of_neurons(pipe: StableDiffusionPipeline, attribute: str, profile:
     return about | {"prompts": words, "model": model_identity(pipe)}
 
 
-def _neurons(pipe: StableDiffusionPipeline, attribute: str, profile: Profile, prompts: PromptSet) -> NeuronSet:
-    path = profile.folder / "experiments" / f"neurons_{attribute}.safetensors"
+def _neurons(
+    pipe: StableDiffusionPipeline, attribute: str, profile: Profile, prompts: PromptSet, name: str
+) -> NeuronSet:
+    """Load the neurons of an attribute, or locate them; experiments that locate alike share a file."""
+    own = "".join(f"_{key}_{value}" for key, value in sorted(profile.experiments[name].locate.items()))
+    profile = profile.model_copy(update={"locate": profile.locate_of(name)})
+    path = profile.folder / "experiments" / f"neurons_{attribute}{own}.safetensors"
     there = read_settings(path).get("identity", {}) if path.is_file() else None
     current = is_current(path, there, _identity_of_neurons(pipe, attribute, profile, prompts))
     return load_neurons(path) if current else find_neurons(pipe, attribute, profile, prompts, path)

@@ -74,7 +74,7 @@ def _identity(pipe, vision: VisionModels, prompts: PromptSet, profile: Profile, 
     """What decides the training of an experiment (see `fairnb.identity`)."""
     experiment, settings = profile.experiments[name], profile.finetune_of(name)
     identity = {
-        "experiment": experiment.model_dump(exclude={"finetune"}),
+        "experiment": experiment.model_dump(exclude={"finetune", "locate"}),
         "finetune": settings.model_dump(exclude=set(WITHOUT_EFFECT)),
         "sampling": profile.sampling.model_dump(),
         "seed": profile.seed,
@@ -83,7 +83,9 @@ def _identity(pipe, vision: VisionModels, prompts: PromptSet, profile: Profile, 
         "vision": vision.identity(),
     }
     if experiment.adapter == "neurons":
-        identity["locate"] = profile.locate.model_dump()
+        identity["locate"] = profile.locate_of(name).model_dump()
+        if experiment.choice == "moved":
+            identity["dense"] = content(profile.folder / "experiments" / "dense" / "patch.safetensors")
     if experiment.contrast:
         identity["triplets"] = content(profile.folder / "triplets" / METADATA)
     return identity

@@ -6,9 +6,10 @@ occupations. Bias neurons are (bias and have_bias) minus no_bias.
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -88,18 +89,10 @@ def locate(
         raise UserError(f"k = {k} weights cannot be kept of a U-Net with {total}: use 1 to {total}")
     pairs = contrast_pairs(attribute, occupations, contents, contexts, seed)
     check_words(pipe, [*pairs.left, *pairs.right])
-    scheduler = fresh_scheduler(pipe, LOCATE_STEPS)
-    step = scheduler.timesteps[(scheduler.timesteps - timestep).abs().argmin()]
-    latents = noise(pipe, "", [0], seed).to(pipe.unet.dtype) * scheduler.init_noise_sigma
-    latents = scheduler.scale_model_input(latents, step)
     flat = {family: torch.zeros(total, dtype=torch.int16) for family in FAMILIES}
-    with _gradients_to(pipe.unet, k) as top:
-        for pair in pairs.itertuples():
-            with torch.no_grad():
-                embeds = encode_prompts(pipe, [pair.left, pair.right])
-            left, right = pipe.unet(torch.cat([latents] * 2), step, encoder_hidden_states=embeds).sample
-            (left - right).abs().sum().backward()
-            flat[pair.family][top.take()] += 1
+    top = _Top(k)
+    for pair in _backward(pipe, pairs, timestep, seed, top.add):
+        flat[pair.family][top.take()] += 1
     counts = {family: _by_tensor(pipe.unet, values) for family, values in flat.items()}
     least = frequency * len(occupations)
     neurons = select(counts, least)
@@ -107,13 +100,66 @@ def locate(
         "attribute": attribute.name,
         "k": k,
         "frequency": frequency,
-        "timestep": int(step),
+        "timestep": int(_closest_step(pipe, timestep)),
         "occupations": list(occupations),
         "seed": seed,
         "found": count_neurons(neurons),
         "weights": total,
     }
     return Located(neurons, counts, pairs, settings)
+
+
+def mean_gradient(
+    pipe: StableDiffusionPipeline,
+    attribute: Attribute,
+    occupations: Sequence[str],
+    *,
+    timestep: int,
+    contents: Sequence[str],
+    contexts: Sequence[str],
+    seed: int,
+) -> torch.Tensor:
+    """Mean |gradient| of every weight [number of weights] over the *bias* pairs of `locate`: no counts, no families.
+
+    What the set algebra of Bias Neurons adds is the difference to the weights that are largest here.
+    """
+    pairs = contrast_pairs(attribute, occupations, contents, contexts, seed)
+    pairs = pairs[pairs.family == "bias"]
+    mean = torch.zeros(sum(weight.numel() for weight in pipe.unet.parameters()))
+
+    def add(gradient: torch.Tensor, start: int) -> None:
+        mean[start : start + gradient.numel()] += gradient.abs().flatten().float().cpu() / len(pairs)
+
+    for _ in _backward(pipe, pairs, timestep, seed, add):
+        pass
+    return mean
+
+
+def _backward(
+    pipe: StableDiffusionPipeline,
+    pairs: pd.DataFrame,
+    timestep: int,
+    seed: int,
+    collect: Callable[[torch.Tensor, int], None],
+) -> Iterator[NamedTuple]:
+    """Give the gradient of each pair to `collect(gradient of a tensor, its start in the flat numbering)`, then yield
+    the pair."""
+    step = _closest_step(pipe, timestep)
+    scheduler = fresh_scheduler(pipe, LOCATE_STEPS)
+    latents = noise(pipe, "", [0], seed).to(pipe.unet.dtype) * scheduler.init_noise_sigma
+    latents = scheduler.scale_model_input(latents, step)
+    with _gradients_to(pipe.unet, collect):
+        for pair in pairs.itertuples():
+            with torch.no_grad():
+                embeds = encode_prompts(pipe, [pair.left, pair.right])
+            left, right = pipe.unet(torch.cat([latents] * 2), step, encoder_hidden_states=embeds).sample
+            (left - right).abs().sum().backward()
+            yield pair
+
+
+def _closest_step(pipe: StableDiffusionPipeline, timestep: int) -> torch.Tensor:
+    steps = fresh_scheduler(pipe, LOCATE_STEPS).timesteps
+    return steps[(steps - timestep).abs().argmin()]
 
 
 def select(counts: dict[str, dict[str, torch.Tensor]], least: float) -> NeuronSet:
@@ -156,21 +202,20 @@ class _Top:
 
 
 @contextmanager
-def _gradients_to(unet: torch.nn.Module, k: int) -> Iterator[_Top]:
-    """Within the context, collect each weight's gradient in a `_Top` as soon as it is complete, and free it."""
-    top = _Top(k)
+def _gradients_to(unet: torch.nn.Module, add: Callable[[torch.Tensor, int], None]) -> Iterator[None]:
+    """Within the context, give each weight's gradient to `add` as soon as it is complete, and free it."""
     offsets = flat_offsets(unet)
     before = {name: weight.requires_grad for name, weight in unet.named_parameters()}
     hooks = []
     for name, weight in unet.named_parameters():
 
         def collect(weight: torch.Tensor, start: int = offsets[name][0]) -> None:
-            top.add(weight.grad, start)
+            add(weight.grad, start)
             weight.grad = None
 
         hooks.append(weight.requires_grad_().register_post_accumulate_grad_hook(collect))
     try:
-        yield top
+        yield
     finally:
         for hook in hooks:
             hook.remove()

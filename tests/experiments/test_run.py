@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
-from fairnb.adapters.neuron_sets import load_neurons, union
+from fairnb.adapters.full import FullWeights
+from fairnb.adapters.neuron_sets import count_neurons, intersection, load_neurons, union
 from fairnb.diffusion.fingerprint import fingerprint
 from fairnb.errors import UserError
 from fairnb.experiments.evaluation import compare_records, named_prompt_rows
@@ -100,6 +102,31 @@ def test_neurons_of_several_attributes_are_united_and_located_once(mini, tmp_pat
     make_adapter(mini, "one", fewer, words)
     assert "neurons_age.safetensors is made anew: its locate.k was 0.01 and is 0.005 now" in capsys.readouterr().out
     assert (folder / "neurons_age.safetensors").stat().st_mtime_ns > stamp
+
+
+@pytest.mark.parametrize("choice", ["random", "anywhere", "largest", "gradient", "moved"])
+def test_a_control_trains_as_many_other_weights(mini, tmp_path, choice):
+    words = load_prompt_set(load_profile("smoke").prompts)
+    words = words.model_copy(update={"occupations": words.occupations | {"train": ["pilot", "nurse"]}})
+    P = smoke(tmp_path, adapter="neurons", shares={"gender": None}, choice=choice, locate={"k": 0.005})
+    with pytest.raises(UserError, match="dense/patch.safetensors is missing: run the experiment dense"):
+        make_adapter(mini, "one", smoke(tmp_path, adapter="neurons", choice="moved", shares={"gender": None}), words)
+    dense = FullWeights(mini, ["unet"])
+    wanted = {"conv_in.weight": [0, 3], "conv_out.bias": [1]}
+    for name, at in wanted.items():
+        dense._values[f"unet.{name}"].flatten()[at] += 9 + torch.arange(len(at))
+    dense.save(tmp_path / "smoke" / "experiments" / "dense" / "patch.safetensors", {})
+    own = make_adapter(mini, "one", P, words)._indices
+    found = load_neurons(P.folder / "experiments" / "neurons_gender_k_0.005.safetensors")
+    assert count_neurons(own) == count_neurons(found) > 3
+    if choice == "random":
+        assert {name: len(at) for name, at in own.items()} == {name: len(at) for name, at in found.items()}
+    if choice in ("random", "anywhere"):
+        assert not intersection(own, found)
+    if choice == "largest":
+        assert mini.unet.get_parameter(next(iter(own))).abs().flatten()[own[next(iter(own))][0]] > 0.3
+    if choice == "moved":
+        assert all(set(at) <= set(own[name].tolist()) for name, at in wanted.items())
 
 
 def test_several_shares_are_joint(tmp_path):

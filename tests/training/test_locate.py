@@ -10,7 +10,9 @@ from fairnb.adapters.neuron_sets import (
     count_neurons,
     difference,
     intersection,
+    largest,
     load_neurons,
+    random_anywhere,
     random_like,
     read_flat_text,
     save_neurons,
@@ -18,9 +20,11 @@ from fairnb.adapters.neuron_sets import (
     write_flat_text,
 )
 from fairnb.bench.published import literal_locate
+from fairnb.diffusion.pipeline import encode_prompts
+from fairnb.diffusion.sampling import fresh_scheduler, noise
 from fairnb.errors import UserError
 from fairnb.prompts.attributes import AGE, GENDER, SKIN_TONE
-from fairnb.training.locate import FAMILIES, contrast_pairs, locate, select
+from fairnb.training.locate import FAMILIES, contrast_pairs, locate, mean_gradient, select
 
 OCCUPATIONS = ["doctor", "nurse", "teacher", "chef"]
 CONTENTS = ["house", "tree", "boat"]
@@ -176,3 +180,36 @@ def test_the_layout_of_stable_diffusion_1_5(tmp_path):
     )
     write_flat_text(neurons, tmp_path / "again.txt", unet)
     assert (tmp_path / "again.txt").read_text() == (tmp_path / "published.txt").read_text()
+
+
+def test_random_weights_of_the_whole_unet_have_the_same_number_and_no_overlap():
+    unet = torch.nn.Sequential(torch.nn.Linear(40, 40), torch.nn.Linear(40, 40))
+    neurons = neurons_of(**{"0.weight": range(100)})
+    control = random_anywhere(neurons, unet, seed=0)
+    assert count_neurons(control) == 100 and not intersection(control, neurons)
+    assert {"0.weight", "1.weight"} <= set(control) and equal(control, random_anywhere(neurons, unet, seed=0))
+    assert not equal(control, random_anywhere(neurons, unet, seed=1))
+
+
+def test_the_largest_values_over_all_tensors():
+    unet = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))  # 4 + 2 + 2 + 1 weights
+    values = torch.tensor([0, 9, 0, 3, 0, 0, 0, 7, 8.0])
+    assert equal(largest(values, 3, unet), neurons_of(**{"0.weight": [1], "1.weight": [1], "1.bias": [0]}))
+
+
+def test_the_mean_gradient_is_that_of_the_bias_pairs(tiny_pipe):
+    pipe, how = tiny_pipe(), {"timestep": 699, "seed": 0, **WORDS}
+    pairs = contrast_pairs(GENDER, OCCUPATIONS, CONTENTS, CONTEXTS, seed=0).query("family == 'bias'")
+    scheduler = fresh_scheduler(pipe, 20)
+    step = min(scheduler.timesteps, key=lambda t: abs(t - 699))
+    start = scheduler.scale_model_input(noise(pipe, "", [0], 0) * scheduler.init_noise_sigma, step)
+    mean = 0
+    pipe.unet.requires_grad_()
+    for pair in pairs.itertuples():
+        states = encode_prompts(pipe, [pair.left, pair.right])
+        left, right = pipe.unet(torch.cat([start, start]), step, encoder_hidden_states=states).sample
+        gradients = torch.autograd.grad((left - right).abs().sum(), pipe.unet.parameters())
+        mean += torch.cat([gradient.abs().flatten() for gradient in gradients]) / len(pairs)
+    pipe.unet.requires_grad_(False)
+    torch.testing.assert_close(mean_gradient(pipe, GENDER, OCCUPATIONS, **how), mean, atol=1e-6, rtol=1e-3)
+    assert not any(weight.requires_grad for weight in pipe.unet.parameters())
