@@ -166,14 +166,14 @@ class Experiment(_Section):
     parts: Annotated[list[Literal["text_encoder", "unet"]], Field(min_length=1)] = ["text_encoder"]  # of lora and full
     rank: Count = 8  # of a LoRA
     tokens: Count = 5  # of a prefix
-    # Of neurons: the found ones, or as many others: random ones of the same tensors or of the whole U-Net, the largest,
-    # those with the largest mean gradient, or those that the experiment `dense` (adapter full) has moved most.
+    # Of neurons: those found, or as many others, as `experiments.methods` chooses them.
     choice: Literal["found", "random", "anywhere", "largest", "gradient", "moved"] = "found"
     locate: dict[str, Any] = {}  # of neurons: the differences from the profile's `locate`
     # Target shares per attribute, in the order of its classes; None: equal. With `contrast` only the names count.
     shares: Annotated[dict[str, list[Real] | None], Field(min_length=1)]
     # Kinds of the prompt set; a mapping says how often each prompt of a kind comes in a round of the training.
     prompts: Annotated[list[str] | dict[str, Count], Field(min_length=1)] = ["occupations"]
+    occupations: Count | None = None  # of the train occupations, evenly spaced; None: all
     finetune: dict[str, Any] = {}
     h_guidance: HGuidanceSettings = HGuidanceSettings()
     contrast: Contrast | None = None

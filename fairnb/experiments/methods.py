@@ -70,7 +70,12 @@ def make_adapter(pipe: StableDiffusionPipeline, name: str, profile: Profile, pro
 def _instead_of(
     found: NeuronSet, pipe: StableDiffusionPipeline, profile: Profile, prompts: PromptSet, name: str
 ) -> NeuronSet:
-    """The weights that an experiment trains: the found ones, or as many others (its `choice`), as a control."""
+    """The weights that an experiment trains: by its `choice` those found, or as many others as a control.
+
+    `random`: random weights of the same tensors; `anywhere`: of the whole U-Net; `largest`: those of largest |weight|;
+    `gradient`: of the largest mean gradient, without counts and families; `moved`: those that the training of all
+    weights in the experiment `dense` has moved most.
+    """
     experiment, unet, count = profile.experiments[name], pipe.unet, count_neurons(found)
     match experiment.choice:
         case "random":
@@ -144,7 +149,9 @@ def _neurons(
     pipe: StableDiffusionPipeline, attribute: str, profile: Profile, prompts: PromptSet, name: str
 ) -> NeuronSet:
     """Load the neurons of an attribute, or locate them; experiments that locate alike share a file."""
-    own = "".join(f"_{key}_{value}" for key, value in sorted(profile.experiments[name].locate.items()))
+    experiment = profile.experiments[name]
+    differs = experiment.locate | ({"occupations": experiment.occupations} if experiment.occupations else {})
+    own = "".join(f"_{key}_{value}" for key, value in sorted(differs.items()))
     profile = profile.model_copy(update={"locate": profile.locate_of(name)})
     path = profile.folder / "experiments" / f"neurons_{attribute}{own}.safetensors"
     there = read_settings(path).get("identity", {}) if path.is_file() else None

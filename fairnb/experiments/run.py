@@ -114,6 +114,8 @@ def _train(
     call."""
     experiment, settings, state = profile.experiments[name], profile.finetune_of(name), processes()
     folder = profile.folder / "experiments" / name
+    if experiment.occupations:
+        prompts = prompts.fewer(experiment.occupations)
     record = {"experiment": name, "adapter": experiment.adapter, "prompts": experiment.prompts}
     if experiment.adapter == "h_guidance":
         guidance, minutes = make_h_guidance(pipe, vision, prompts, profile, name)

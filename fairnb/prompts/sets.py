@@ -72,6 +72,11 @@ class PromptSet(BaseModel):
             for prompt in prompt_rows(self, split, kinds=[kind]).prompt.tolist() * count
         ]
 
+    def fewer(self, count: int) -> "PromptSet":
+        """Return the set with at most `count` train occupations, evenly spaced. Prompt ids are then others."""
+        train = evenly(pd.DataFrame({"name": self.occupations["train"]}), count).name.tolist()
+        return self.model_copy(update={"occupations": self.occupations | {"train": train}})
+
     def all(self) -> list[str]:
         """Return all occupations: train, validation, test. An occupation's position is its prompt id."""
         return [word for split in SPLITS for word in self.occupations[split]]

@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 
 from fairnb.adapters.full import FullWeights
-from fairnb.adapters.neuron_sets import count_neurons, intersection, load_neurons, union
+from fairnb.adapters.neuron_sets import count_neurons, intersection, load_neurons, read_settings, union
 from fairnb.diffusion.fingerprint import fingerprint
 from fairnb.errors import UserError
+from fairnb.experiments import run
 from fairnb.experiments.evaluation import compare_records, named_prompt_rows
 from fairnb.experiments.methods import make_adapter, make_h_guidance, target_shares
 from fairnb.experiments.results import read_results, results_table
@@ -23,6 +24,7 @@ from fairnb.measure import metrics
 from fairnb.measure.records import read_records
 from fairnb.profiles import Experiment, load_profile
 from fairnb.prompts.sets import load_prompt_set
+from fairnb.prompts.templates import photo_of
 from fairnb.training.loop import save_checkpoint
 from tests.adapters.test_h_guidance import classifier as random_classifier
 
@@ -127,6 +129,16 @@ def test_a_control_trains_as_many_other_weights(mini, tmp_path, choice):
         assert mini.unet.get_parameter(next(iter(own))).abs().flatten()[own[next(iter(own))][0]] > 0.3
     if choice == "moved":
         assert all(set(at) <= set(own[name].tolist()) for name, at in wanted.items())
+
+
+def test_fewer_occupations_are_located_and_trained_on(mini, tmp_path, vision):
+    words = load_prompt_set(load_profile("smoke").prompts)
+    P = smoke(tmp_path, adapter="neurons", shares={"gender": None}, prompts=["occupations"], occupations=2)
+    run._train(mini, vision, words, P, "one", {})
+    two = [words.split("train")[0], words.split("train")[-1]]
+    assert read_settings(P.folder / "experiments" / "neurons_gender_occupations_2.safetensors")["occupations"] == two
+    history = pd.read_csv(P.folder / "experiments" / "one" / "history.csv")
+    assert set(history.prompt) <= set(map(photo_of, two))
 
 
 def test_several_shares_are_joint(tmp_path):

@@ -153,3 +153,11 @@ def test_words_are_drawn_with_their_shares_and_stay_the_same():
 @pytest.mark.parametrize(("count", "chosen"), [(1, [0]), (3, [0, 4, 9]), (10, list(range(10))), (99, list(range(10)))])
 def test_some_rows_evenly_spaced(count, chosen):
     assert evenly(pd.DataFrame({"prompt_id": range(10)}), count).prompt_id.tolist() == chosen
+
+
+def test_a_set_with_fewer_train_occupations_keeps_the_rest():
+    words = load_prompt_set(root() / "data" / "prompts" / "sd15.json")
+    few = words.fewer(3)
+    assert few.split("train") == [words.split("train")[at] for at in (0, 14, 27)]
+    assert few.split("test") == words.split("test") and few.contents == words.contents
+    assert words.fewer(999) == words
