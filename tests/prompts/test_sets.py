@@ -35,7 +35,10 @@ def test_photo_of_takes_a_style() -> None:
     assert photo_of("cup", "oil painting") == "an oil painting of a cup"
 
 
-@pytest.mark.parametrize(("name", "sizes"), [("mini", (20, 4, 8)), ("sd15", (28, 4, 8)), ("sd15-large", (699, 16, 51))])
+SIZES = [("mini", (20, 4, 8)), ("smoke", (20, 4, 8)), ("sd15", (28, 4, 8)), ("sd15-large", (699, 16, 51))]
+
+
+@pytest.mark.parametrize(("name", "sizes"), SIZES)
 def test_shipped_sets_load_and_have_disjoint_splits(name: str, sizes: tuple[int, ...]) -> None:
     prompts = load_prompt_set(root() / "data" / "prompts" / f"{name}.json")
     assert tuple(len(prompts.split(split)) for split in SPLITS) == sizes
