@@ -45,7 +45,7 @@ class Steps:
     classifier: int = 1_500
     clip: int = 2_000
     vae: int = 2_200
-    unet: int = 6_000
+    unet: tuple[int, ...] = (6_000, 9_000)  # rounds: each starts from the moving average of the one before
 
 
 FULL = Steps()
@@ -70,7 +70,9 @@ def build(work: Path, out: Path, steps: Steps = FULL, device: str | None = None)
     latents = standardise(vae, *encode_all(vae, data))
     torch.manual_seed(SEED + 2)
     unet = models.unet(text.config.hidden_size).to(device)
-    keep(work / "unet.safetensors", unet, lambda: train_unet(unet, text, words, latents, data, work, steps.unet))
+    for number, length in enumerate(steps.unet):
+        train_round = partial(train_unet, number, unet, text, words, latents, data, work, length)
+        keep(work / f"unet-{number}.safetensors", unet, train_round)
     export(out, unet, vae, text, words, clip, dict(zip(PARTS[2:], classifiers, strict=True)))
 
 
@@ -225,7 +227,14 @@ def standardise(vae, mean: torch.Tensor, deviation: torch.Tensor) -> tuple[torch
 
 
 def train_unet(
-    unet, text, words, latents: tuple[torch.Tensor, torch.Tensor], data: Portraits, work: Path, steps: int
+    number: int,
+    unet,
+    text,
+    words,
+    latents: tuple[torch.Tensor, torch.Tensor],
+    data: Portraits,
+    work: Path,
+    steps: int,
 ) -> None:
     """Denoising training as in Stable Diffusion: predict the noise, with 12 % empty captions for guidance and a frozen
     text encoder.
@@ -265,7 +274,8 @@ def train_unet(
         error = mse_loss(predicted.float(), noise.to(device), reduction="none").mean((1, 2, 3))
         return (error * weight[timesteps.to(device)]).mean()
 
-    train("unet", unet, loss, steps=steps, learning_rate=1e-3, folder=work, seed=23, ema=0.999)
+    name, seed = f"unet-{number}", 23 + number
+    train(name, unet, loss, steps=steps, learning_rate=1e-3, folder=work, seed=seed, ema=0.999)
 
 
 def export(out: Path, unet, vae, text, words, clip, classifiers: dict[str, torch.nn.Module]) -> None:
