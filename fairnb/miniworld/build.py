@@ -45,7 +45,7 @@ class Steps:
     classifier: int = 1_500
     clip: int = 2_000
     vae: int = 2_200
-    unet: tuple[int, ...] = (6_000, 9_000)  # rounds: each starts from the moving average of the one before
+    unet: tuple[int, ...] = (6_000, 6_000)  # rounds: each starts from the moving average of the one before
 
 
 FULL = Steps()
