@@ -33,6 +33,7 @@ from fairnb.vision.encoders import Clip, Dino
 from fairnb.vision.perception import VisionModels
 
 DRIFT_IMAGES = 8  # per prompt without people, if the evaluation has as many
+TRAINED_PROMPTS = 32  # of each kind, at most: enough to tell whether the held-out ones end like them
 
 
 def named_prompt_rows(prompts: PromptSet, attribute: str, split: str = "test") -> pd.DataFrame:
@@ -133,7 +134,7 @@ def evaluate(
     """Evaluate an adapter on the test prompts against the original model, from the same noise.
 
     Without an adapter, attribute words are drawn into the plain prompts instead. The result holds, per kind of prompts,
-    `bias`, `FD`, `diversity` and `share` (`compare_records`); `trained`, the bias on as many trained prompts, from
+    `bias`, `FD`, `diversity` and `share` (`compare_records`); `trained`, the bias on some trained prompts, from
     noise that no training uses; `obeyed`, the share of the images that show the class their prompt names; `sure` and
     `faces`, before and after; `clip_t`, the mean cosine of an image and its prompt, before and after; `clip_i` and
     `dino` (None without a DINO), the mean cosine of an image and the original of the same noise; and `drift`, 1 - that
@@ -143,8 +144,7 @@ def evaluate(
     names = list(experiment.shares)
     many, few = profile.evaluate.images, profile.evaluate.explicit_images
     test = {kind: prompt_rows(prompts, "test", kinds=[kind]) for kind in experiment.prompts}
-    # As many trained prompts as held-out ones tell whether the rest carries over.
-    train = {kind: evenly(prompt_rows(prompts, "train", kinds=[kind]), len(test[kind])) for kind in test}
+    train = {kind: evenly(prompt_rows(prompts, "train", kinds=[kind]), TRAINED_PROMPTS) for kind in test}
     contents = pd.DataFrame(
         [(i, photo_of(name), None, "test") for i, name in enumerate(prompts.contents)],
         columns=["prompt_id", "prompt", "occupation", "split"],
