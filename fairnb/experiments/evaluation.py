@@ -26,7 +26,7 @@ from fairnb.measure.records import read_records, write_records
 from fairnb.measure.similarity import mean_image_similarity
 from fairnb.profiles import Experiment, Profile
 from fairnb.prompts.attributes import get_attribute, joint_attribute
-from fairnb.prompts.sets import PromptSet, evenly, prompt_rows
+from fairnb.prompts.sets import OCCUPATIONS, PromptSet, evenly, prompt_rows
 from fairnb.prompts.templates import draw_words, photo_of
 from fairnb.vision.classifiers import Classifier
 from fairnb.vision.encoders import Clip, Dino
@@ -144,7 +144,7 @@ def evaluate(
     names = list(experiment.shares)
     many, few = profile.evaluate.images, profile.evaluate.explicit_images
     test = {kind: prompt_rows(prompts, "test", kinds=[kind]) for kind in experiment.prompts}
-    train = {kind: evenly(prompt_rows(prompts, "train", kinds=[kind]), TRAINED_PROMPTS) for kind in test}
+    train = {kind: evenly(_trained(prompts, experiment, kind), TRAINED_PROMPTS) for kind in test}
     contents = pd.DataFrame(
         [(i, photo_of(name), None, "test") for i, name in enumerate(prompts.contents)],
         columns=["prompt_id", "prompt", "occupation", "split"],
@@ -201,6 +201,14 @@ def evaluate(
         "dino": float(np.mean([similarity(kind, vision.dino) for kind in test])) if vision.dino else None,
         "drift": 1 - similarity("contents", vision.clip),
     }
+
+
+def _trained(prompts: PromptSet, experiment: Experiment, kind: str) -> pd.DataFrame:
+    """The rows of the prompts that an experiment trains on, with their ids in the whole set."""
+    rows = prompt_rows(prompts, "train", kinds=[kind])
+    if experiment.occupations and kind == OCCUPATIONS:
+        rows = rows[rows.occupation.isin(prompts.fewer(experiment.occupations).split("train"))]
+    return rows
 
 
 def held_out_figures(

@@ -237,7 +237,7 @@ def train_unet(
     steps: int,
 ) -> None:
     """Denoising training as in Stable Diffusion: predict the noise, with 12 % empty captions for guidance and a frozen
-    text encoder.
+    text encoder. `number` is that of the round, from 0.
 
     The loss of a timestep is divided by the square root of its signal-to-noise ratio. The plain loss falls about like
     that root, so the weighted loss is similar at every timestep (the aim of Karras et al., 2024, who learn the

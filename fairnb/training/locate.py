@@ -88,7 +88,6 @@ def locate(
     if not 1 <= k <= total:
         raise UserError(f"k = {k} weights cannot be kept of a U-Net with {total}: use 1 to {total}")
     pairs = contrast_pairs(attribute, occupations, contents, contexts, seed)
-    check_words(pipe, [*pairs.left, *pairs.right])
     flat = {family: torch.zeros(total, dtype=torch.int16) for family in FAMILIES}
     top = _Top(k)
     for pair in _backward(pipe, pairs, timestep, seed, top.add):
@@ -144,6 +143,7 @@ def _backward(
 ) -> Iterator[NamedTuple]:
     """Give the gradient of each pair to `collect(gradient of a tensor, its start in the flat numbering)`, then yield
     the pair."""
+    check_words(pipe, [*pairs.left, *pairs.right])
     step = _closest_step(pipe, timestep)
     scheduler = fresh_scheduler(pipe, LOCATE_STEPS)
     latents = noise(pipe, "", [0], seed).to(pipe.unet.dtype) * scheduler.init_noise_sigma

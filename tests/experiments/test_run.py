@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 
 from fairnb.adapters.full import FullWeights
-from fairnb.adapters.neuron_sets import count_neurons, intersection, load_neurons, read_settings, union
+from fairnb.adapters.neuron_sets import count_neurons, flat_offsets, intersection, load_neurons, read_settings, union
 from fairnb.diffusion.fingerprint import fingerprint
 from fairnb.errors import UserError
 from fairnb.experiments import run
-from fairnb.experiments.evaluation import compare_records, named_prompt_rows
+from fairnb.experiments.evaluation import _trained, compare_records, named_prompt_rows
 from fairnb.experiments.methods import make_adapter, make_h_guidance, target_shares
 from fairnb.experiments.results import read_results, results_table
 from fairnb.experiments.run import run_experiment
@@ -23,8 +23,10 @@ from fairnb.files import write_json
 from fairnb.measure import metrics
 from fairnb.measure.records import read_records
 from fairnb.profiles import Experiment, load_profile
+from fairnb.prompts.attributes import GENDER
 from fairnb.prompts.sets import load_prompt_set
 from fairnb.prompts.templates import photo_of
+from fairnb.training.locate import mean_gradient
 from fairnb.training.loop import save_checkpoint
 from tests.adapters.test_h_guidance import classifier as random_classifier
 
@@ -120,13 +122,21 @@ def test_a_control_trains_as_many_other_weights(mini, tmp_path, choice):
     dense.save(tmp_path / "smoke" / "experiments" / "dense" / "patch.safetensors", {})
     own = make_adapter(mini, "one", P, words)._indices
     found = load_neurons(P.folder / "experiments" / "neurons_gender_k_0.005.safetensors")
-    assert count_neurons(own) == count_neurons(found) > 3
+    count, weights = count_neurons(found), dict(mini.unet.named_parameters())
+    assert count_neurons(own) == count > 3
     if choice == "random":
         assert {name: len(at) for name, at in own.items()} == {name: len(at) for name, at in found.items()}
     if choice in ("random", "anywhere"):
         assert not intersection(own, found)
     if choice == "largest":
-        assert mini.unet.get_parameter(next(iter(own))).abs().flatten()[own[next(iter(own))][0]] > 0.3
+        values = torch.cat([weight.detach().abs().flatten() for weight in mini.unet.parameters()])
+        assert min(weights[name].abs().take(at).min() for name, at in own.items()) == values.topk(count).values.min()
+    if choice == "gradient":
+        place = {"contents": words.contents, "contexts": words.contexts, "timestep": P.locate.timestep}
+        gradient = mean_gradient(mini, GENDER, ["pilot", "nurse"], seed=P.seed, **place)
+        starts = {name: start for name, (start, _) in flat_offsets(mini.unet).items()}
+        flat = torch.cat([at + starts[name] for name, at in own.items()])
+        assert flat.tolist() == gradient.topk(count).indices.sort().values.tolist()
     if choice == "moved":
         assert all(set(at) <= set(own[name].tolist()) for name, at in wanted.items())
 
@@ -139,6 +149,8 @@ def test_fewer_occupations_are_located_and_trained_on(mini, tmp_path, vision):
     assert read_settings(P.folder / "experiments" / "neurons_gender_occupations_2.safetensors")["occupations"] == two
     history = pd.read_csv(P.folder / "experiments" / "one" / "history.csv")
     assert set(history.prompt) <= set(map(photo_of, two))
+    seen = _trained(words, P.experiments["one"], "occupations")  # the trained ones alone, with their ids of the set
+    assert seen.occupation.tolist() == two and seen.prompt_id.tolist() == [0, len(words.split("train")) - 1]
 
 
 def test_several_shares_are_joint(tmp_path):
