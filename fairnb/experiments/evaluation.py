@@ -12,6 +12,8 @@ from facenet_pytorch import MTCNN
 from fairnb.adapters.h_guidance import HGuidance
 from fairnb.adapters.protocol import Adapter
 from fairnb.diffusion.pipeline import processes
+from fairnb.figures.pictures import before_after
+from fairnb.figures.style import save_figure
 from fairnb.measure.generate import generate
 from fairnb.measure.judge import judge_images
 from fairnb.measure.metrics import (
@@ -33,14 +35,15 @@ from fairnb.vision.encoders import Clip, Dino
 from fairnb.vision.perception import VisionModels
 
 DRIFT_IMAGES = 8  # per prompt without people, if the evaluation has as many
+NAMED_OCCUPATIONS = 16  # evenly spaced, at most: enough to tell whether a named class is obeyed
 TRAINED_PROMPTS = 32  # of each kind, at most: enough to tell whether the held-out ones end like them
 
 
 def named_prompt_rows(prompts: PromptSet, attribute: str, split: str = "test") -> pd.DataFrame:
-    """Rows of the prompts that name each class of an attribute for each occupation; the class is in `asked`."""
+    """Rows of the prompts that name each class of an attribute for some occupations; the class is in `asked`."""
     about, tables = get_attribute(attribute), []
     for number, (name, word) in enumerate(zip(about.classes, about.words, strict=True)):
-        rows = prompt_rows(prompts, split, word=word)
+        rows = evenly(prompt_rows(prompts, split, word=word), NAMED_OCCUPATIONS)
         tables.append(rows.assign(prompt_id=rows.prompt_id + number * len(prompts.all()), asked=name))
     return pd.concat(tables, ignore_index=True)
 
@@ -138,7 +141,8 @@ def evaluate(
     noise that no training uses; `obeyed`, the share of the images that show the class their prompt names; `sure` and
     `faces`, before and after; `clip_t`, the mean cosine of an image and its prompt, before and after; `clip_i` and
     `dino` (None without a DINO), the mean cosine of an image and the original of the same noise; and `drift`, 1 - that
-    cosine of CLIP on prompts without people, which should not change. Records and images stay in `folder`.
+    cosine of CLIP on prompts without people, which should not change. Records and images stay in `folder`, and
+    figures/before_after.png shows both models on the first kind of prompts.
     """
     folder, originals = Path(folder), profile.folder / "experiments" / "original"
     names = list(experiment.shares)
@@ -180,6 +184,12 @@ def evaluate(
     finally:
         if adapter:
             adapter.remove(pipe)
+    kind, *_ = test
+    if processes().is_main_process:
+        both = before_after(
+            before[kind], after[kind], names[0], folders=(originals / kind / "images", folder / kind / "images")
+        )
+        save_figure(both, folder, "before_after", f"Held-out {kind} before and after, by the judge's class.")
     whole = {"before": pd.concat(before.values()), "after": pd.concat(after.values())}
 
     def similarity(name: str, encoder: Clip | Dino) -> float:

@@ -25,7 +25,7 @@ from fairnb.diffusion.pipeline import pick_device
 from fairnb.files import write_atomically, write_json
 from fairnb.miniworld import models
 from fairnb.miniworld.dataset import Portraits, draw_dataset
-from fairnb.miniworld.world import world
+from fairnb.miniworld.world import names_attribute, world
 from fairnb.training.loop import run_updates
 from fairnb.vision.classifiers import Classifier
 from fairnb.vision.encoders import Clip
@@ -45,7 +45,9 @@ class Steps:
     classifier: int = 1_500
     clip: int = 2_000
     vae: int = 2_200
-    unet: tuple[int, ...] = (6_000, 6_000)  # rounds: each starts from the moving average of the one before
+    # Rounds: each starts from the moving average of the one before. The second number says how often a caption that
+    # names an attribute is drawn for one that names none: a name has to win over what the occupation suggests.
+    unet: tuple[tuple[int, float], ...] = ((6_000, 1), (6_000, 1), (3_000, 3))
 
 
 FULL = Steps()
@@ -70,8 +72,8 @@ def build(work: Path, out: Path, steps: Steps = FULL, device: str | None = None)
     latents = standardise(vae, *encode_all(vae, data))
     torch.manual_seed(SEED + 2)
     unet = models.unet(text.config.hidden_size).to(device)
-    for number, length in enumerate(steps.unet):
-        train_round = partial(train_unet, number, unet, text, words, latents, data, work, length)
+    for number, (length, named) in enumerate(steps.unet):
+        train_round = partial(train_unet, number, unet, text, words, latents, data, work, length, named)
         keep(work / f"unet-{number}.safetensors", unet, train_round)
     export(out, unet, vae, text, words, clip, dict(zip(PARTS[2:], classifiers, strict=True)))
 
@@ -235,9 +237,10 @@ def train_unet(
     data: Portraits,
     work: Path,
     steps: int,
+    named: float,
 ) -> None:
     """Denoising training as in Stable Diffusion: predict the noise, with 12 % empty captions for guidance and a frozen
-    text encoder. `number` is that of the round, from 0.
+    text encoder. `number` is that of the round, from 0; `named` is explained in `Steps`.
 
     The loss of a timestep is divided by the square root of its signal-to-noise ratio. The plain loss falls about like
     that root, so the weighted loss is similar at every timestep (the aim of Karras et al., 2024, who learn the
@@ -251,6 +254,8 @@ def train_unet(
     weight = (1 / signal.sqrt()).clamp(max=6)
     weight = (weight / weight.mean()).to(device)
     captions = data.table["caption"].tolist()
+    chance = np.where([names_attribute(caption) for caption in captions], named, 1.0)
+    chance /= chance.sum()
     half = fast_bfloat16(device)
     if device.type == "cpu":
         unet.to(memory_format=torch.channels_last)
@@ -260,7 +265,7 @@ def train_unet(
     predict = torch.compile(unet) if device.type == "cpu" and steps > COMPILED_FROM and which("g++") else unet
 
     def loss(rng, generator):
-        rows = rng.integers(len(captions), size=32)
+        rows = rng.choice(len(captions), size=32, p=chance)
         texts = ["" if rng.random() < 0.12 else captions[row] for row in rows]
         tokens = words(texts, padding="max_length", max_length=models.LENGTH, truncation=True, return_tensors="pt")
         with torch.no_grad():

@@ -121,6 +121,12 @@ def caption(scene: Scene, named: tuple[str, ...]) -> str:
     return " ".join([photo_of(" ".join([*words, noun]), scene.style), *([scene.context] if scene.context else [])])
 
 
+def names_attribute(text: str) -> bool:
+    """Whether a caption names the class of any attribute."""
+    names = {*NOUNS.values(), *(word for attribute in ATTRIBUTES for word in attribute.words)}
+    return not names.isdisjoint(text.split())
+
+
 def vocabulary() -> list[str]:
     """Every word of the captions, sorted."""
     phrases = [*OCCUPATIONS, *CONTEXTS, *SUBJECTS, *STYLES, *NOUNS.values(), "person", "a", "an", "of", "the"]

@@ -41,6 +41,7 @@ def test_an_experiment_is_run_and_its_result_printed(small, tmp_path, capsys):
     folder = tmp_path / "out" / "smoke" / "experiments" / "words-1"
     result = json.loads((folder / "result.json").read_text())
     assert result["kinds"]["occupations"]["bias"]["gender"]["after"]["n_images"] == 2
+    assert (folder / "figures" / "before_after.png").stat().st_size > 10_000
     assert call("results", tmp_path / "out" / "smoke", "--out", tmp_path / "all.json") == 0
     table = capsys.readouterr().out
     assert "words-1" in table and "FD after" in table and "diversity before" in table and "CLIP-T after" in table

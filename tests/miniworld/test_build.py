@@ -54,7 +54,7 @@ def test_a_loss_that_is_not_finite_stops_the_loop(tmp_path):
 
 def test_the_whole_build_in_miniature(tmp_path, monkeypatch):
     monkeypatch.setattr(dataset, "SHARD", 60)
-    steps = build.Steps(pictures=120, classifier=1, clip=1, vae=1, unet=(1, 1))
+    steps = build.Steps(pictures=120, classifier=1, clip=1, vae=1, unet=((1, 1), (1, 3)))
     build.build(tmp_path / "work", tmp_path / "model", steps, "cpu")
     pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "model")
     pipe.set_progress_bar_config(disable=True)

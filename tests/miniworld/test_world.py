@@ -25,6 +25,7 @@ from fairnb.miniworld.world import (
     caption,
     draw_person,
     draw_scene,
+    names_attribute,
     shares,
     tones,
     vocabulary,
@@ -119,6 +120,8 @@ def test_captions_name_what_they_should():
     person = Scene("person", "person", "drawing", None, "male", "light", "young")
     assert caption(person, ("gender",)) == "a drawing of a man"
     assert caption(person, ("age",)) == "a drawing of a young person"
+    assert names_attribute(caption(scene, ("skin_tone",))) and names_attribute(caption(person, ("gender",)))
+    assert not names_attribute(caption(scene, ())) and not names_attribute("a photo of a cup")
 
 
 def test_every_word_is_one_token_and_the_longest_caption_fits(tmp_path):
