@@ -30,7 +30,13 @@ def tokenizer(folder: Path) -> CLIPTokenizer:
     letters = sorted("abcdefghijklmnopqrstuvwxyz0123456789'-,.!?")
     alphabet = [*letters, *(letter + "</w>" for letter in letters)]
     learned = Tokenizer(BPE(end_of_word_suffix="</w>"))
-    trainer = BpeTrainer(vocab_size=4000, min_frequency=1, end_of_word_suffix="</w>", show_progress=False)
+    trainer = BpeTrainer(  # numbers letters as they are listed, or else by chance, which breaks ties between merges
+        vocab_size=4000,
+        min_frequency=1,
+        end_of_word_suffix="</w>",
+        show_progress=False,
+        special_tokens=alphabet,
+    )
     learned.train_from_iterator(vocabulary(), trainer)
     state = json.loads(learned.to_str())["model"]
     merges = [tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in state["merges"]]

@@ -124,6 +124,11 @@ def test_captions_name_what_they_should():
     assert not names_attribute(caption(scene, ())) and not names_attribute("a photo of a cup")
 
 
+def test_the_tokenizer_is_the_same_each_time(tmp_path):
+    vocabularies = [models.tokenizer(tmp_path / str(number)).get_vocab() for number in range(4)]
+    assert all(each == vocabularies[0] for each in vocabularies)
+
+
 def test_every_word_is_one_token_and_the_longest_caption_fits(tmp_path):
     tokenizer = models.tokenizer(tmp_path)
     for word in vocabulary():
