@@ -101,7 +101,7 @@ class Finetune(_Section):
     semantics_weight: NotNegative = 8.0
     latent_weight: NotNegative = 0.0  # of the squared distance between latents and reference latents
     reference: Literal["original", "named"] = "original"  # of an image that must change; named: that of the class word
-    named_every: Count | None = None  # every n-th prompt names a class, which must still be obeyed
+    named_every: Count | None = None  # every n-th prompt names classes, which must still be obeyed
     changed_factor: Factor = 0.2  # of both where no confident target is the original's class; one, or one per attribute
     face_box_factor: Factor = 1.0  # the same for the semantics gradient inside the face, new and original
     face_weight: NotNegative = 0.0  # of the distance between a face's features and those of a clear face of its class

@@ -9,15 +9,14 @@ from diffusers import StableDiffusionPipeline
 
 from fairnb.diffusion.gradients import adjustment
 from fairnb.diffusion.pipeline import encode_prompts
-from fairnb.diffusion.sampling import fresh_scheduler, noise, predict
+from fairnb.diffusion.sampling import fresh_scheduler, guided_embeds, noise, predict
 from fairnb.prompts.attributes import Attribute
-from fairnb.prompts.templates import name_class
 from fairnb.training.alignment import AlignmentRun
 from fairnb.training.locate import FAMILIES, LOCATE_STEPS, contrast_pairs
 
 
 def literal_adjusted(
-    pipe: StableDiffusionPipeline, prompt: str, latents: torch.Tensor, *, steps: int, guidance_scale: float
+    pipe: StableDiffusionPipeline, prompt: str | list[str], latents: torch.Tensor, *, steps: int, guidance_scale: float
 ) -> torch.Tensor:
     """Final latents whose autograd graph contains FFD's adjusted gradient, implemented literally.
 
@@ -28,7 +27,7 @@ def literal_adjusted(
     velocity = scheduler.config.prediction_type == "v_prediction"
     scheduler.register_to_config(prediction_type="epsilon")
     scales = adjustment(pipe, scheduler.timesteps)
-    embeds = encode_prompts(pipe, ["", prompt] if guidance_scale > 1 else [prompt])
+    embeds = guided_embeds(pipe, prompt, guidance_scale)
     latents = latents * scheduler.init_noise_sigma
     for scale, timestep in zip(scales, scheduler.timesteps, strict=True):
         inputs = scheduler.scale_model_input(latents.detach(), timestep)
@@ -88,9 +87,9 @@ def literal_locate(
 class Published(AlignmentRun):
     """An alignment run with FFD's gradient as published: all steps in one graph, by autograd with checkpointing."""
 
-    def differentiable(self, prompt: str, words: str, indices: list[int], number: int):
+    def differentiable(self, prompt: str, prompts: str | list[str], indices: list[int], number: int):
         """Final latents as a leaf, and the backward pass through the whole graph."""
-        start, asked = noise(self.pipe, prompt, indices, self.seed), name_class(prompt, words)
+        start = noise(self.pipe, prompt, indices, self.seed)
         how = {"steps": self.steps(number), "guidance_scale": self.sampling.guidance_scale}
-        final = literal_adjusted(self.pipe, asked, start, **how)
+        final = literal_adjusted(self.pipe, prompts, start, **how)
         return final.detach().requires_grad_(), final.backward

@@ -5,6 +5,7 @@ is the adjusted direct fine-tuning of FFD (Shen et al., ICLR 2024): the latents 
 the loss reaches each noise prediction only through the sampler, which is linear in it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,11 +18,11 @@ from fairnb.errors import UserError
 
 @dataclass
 class Trajectory:
-    """The record of a sampling run for `adjusted_backward`: N images of one prompt.
+    """The record of a sampling run for `adjusted_backward`: N images of one prompt, or each of its own.
 
     `timesteps` [T] (T = `steps`, or a little more for schedulers such as PNDM); `latents` and `predictions`: T tensors
     [N,4,h,w], the latents before each step and the guided prediction made from them; `final` [N,4,h,w];
-    `prompt_embeds` [2,L,D], empty prompt first, or [1,L,D] where guidance is off.
+    `prompt_embeds` as `guided_embeds` gives them: [2,L,D], empty prompt first, or [2,N,L,D]; 1 for 2 without guidance.
     """
 
     steps: int
@@ -34,7 +35,7 @@ class Trajectory:
 
 def sample_with_gradient(
     pipe: StableDiffusionPipeline,
-    prompt: str,
+    prompt: str | Sequence[str],
     latents: torch.Tensor,
     *,
     steps: int,
@@ -59,7 +60,12 @@ def sample_with_gradient(
 
 
 def trajectory(
-    pipe: StableDiffusionPipeline, prompt: str, latents: torch.Tensor, *, steps: int, guidance_scale: float
+    pipe: StableDiffusionPipeline,
+    prompt: str | Sequence[str],
+    latents: torch.Tensor,
+    *,
+    steps: int,
+    guidance_scale: float,
 ) -> Trajectory:
     """Like `sample`, recording the latents and prediction of every step (a few MB) for `adjusted_backward`.
 
@@ -117,7 +123,8 @@ def adjusted_backward(
         for start in range(0, len(vector), size):
             rows = slice(start, start + size)
             with torch.enable_grad():
-                prediction = predict(pipe, inputs[step][rows], traj.timesteps[step], embeds, guidance_scale)
+                each = embeds if embeds.ndim == 3 else embeds[:, rows]
+                prediction = predict(pipe, inputs[step][rows], traj.timesteps[step], each, guidance_scale)
             prediction.backward(vector[rows])
     if embeds.requires_grad:
         traj.prompt_embeds.backward(embeds.grad)

@@ -30,7 +30,7 @@ def declared(path: Path, key: str) -> list[str]:
 def check_needs(path: Path, profile: Profile, notebooks: list[Path]) -> None:
     """Raise `UserError` if a file that the notebook needs is missing; it names the notebook that makes it."""
     for pattern in declared(path, "needs"):
-        if not _found(profile.folder, pattern):
+        if not found(profile.folder, pattern):
             maker = next((other.stem for other in notebooks if pattern in declared(other, "makes")), "that makes it")
             raise UserError(f"{profile.folder / pattern} is missing: run notebook {maker} first")
 
@@ -40,7 +40,7 @@ def is_current(path: Path, profile: Profile) -> bool:
     stamp = read_stamp(path, profile)
     if not stamp or not executed_copy(path, profile).is_file() or stamp["made_from"] != made_from(path, profile):
         return False
-    return all(_found(profile.folder, pattern) for pattern in declared(path, "makes"))
+    return all(found(profile.folder, pattern) for pattern in declared(path, "makes"))
 
 
 def made_from(path: Path, profile: Profile) -> dict:
@@ -57,7 +57,7 @@ def made_from(path: Path, profile: Profile) -> dict:
         files = [Path(given), *sorted(Path(given).rglob("*"))]
         inputs[relative(given)] = _hash("".join(_digest(file) for file in files if file.is_file()))
     for pattern in (*declared(path, "needs"), *declared(path, "uses")):
-        inputs[pattern] = _hash("".join(_digest(file) for file in _found(profile.folder, pattern)))
+        inputs[pattern] = _hash("".join(_digest(file) for file in found(profile.folder, pattern)))
     return {
         "source": _hash("\0".join(code)),
         "profile": _hash(yaml.safe_dump(relative(profile.model_dump()))),
@@ -85,7 +85,8 @@ def _stamp(path: Path, profile: Profile) -> Path:
     return profile.folder / "stamps" / f"{path.stem}.json"
 
 
-def _found(folder: Path, pattern: str) -> list[Path]:
+def found(folder: Path, pattern: str) -> list[Path]:
+    """The files of a pattern; of folders that is `images/**/*`, since `images/**` means folders before Python 3.13."""
     return sorted(path for path in folder.glob(pattern) if path.is_file())
 
 

@@ -1,7 +1,6 @@
 """Measure the quality of mini-sd, and write its card (card.json and README.md)."""
 
 import time
-from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ from fairnb.vision.encoders import load_clip
 from fairnb.vision.faces import crop_faces, load_detector
 
 FRESH_SEED = 7  # of portraits that no classifier was trained on
-EXPLICIT = ("doctor", "teacher", "singer")  # one mostly male, two mostly female
+EXPLICIT = tuple(OCCUPATIONS)[::13]  # sixteen, of both genders, whose prompts name each class
 
 
 def measure(model: Path, work: Path, steps: int, guidance_scale: float, batch: int, images: int = 32) -> dict:
@@ -53,8 +52,8 @@ def measure(model: Path, work: Path, steps: int, guidance_scale: float, batch: i
         for class_name, word in zip(attribute.classes, attribute.words, strict=True)
         for occupation in EXPLICIT
     }
-    explicit = see({prompt: about[0] for prompt, about in named.items()}, images // 2, "explicit")
-    subjects = see({photo_of(name): name for name in SUBJECTS}, images // 8, "subjects")
+    explicit = see({prompt: about[0] for prompt, about in named.items()}, max(1, images // 4), "explicit")
+    subjects = see({photo_of(name): name for name in SUBJECTS}, max(1, images // 8), "subjects")
     start = time.perf_counter()
     prompt = photo_of("pilot")
     with torch.no_grad():
@@ -162,18 +161,18 @@ def reproduced(records: pd.DataFrame) -> dict:
 
 
 @torch.no_grad()
-def text_bias(pipe, occupations: Collection[str] = tuple(OCCUPATIONS)) -> float:
-    """How much of the planted bias is in the text states, as a correlation over `occupations`.
+def text_bias(pipe) -> float:
+    """How much of the planted bias is in the text states, as a correlation over all occupations.
 
     It correlates the planted share of women with the position of the plain prompt's text state (last token) on the
     direction from "male" to "female".
     """
 
     def states(word: str) -> torch.Tensor:
-        return encode_prompts(pipe, [photo_of(f"{word} {name}".strip()) for name in occupations])[:, -1]
+        return encode_prompts(pipe, [photo_of(f"{word} {name}".strip()) for name in OCCUPATIONS])[:, -1]
 
     direction = (states("female") - states("male")).mean(0)
-    women = [shares(name)["gender"]["female"] for name in occupations]
+    women = [shares(name)["gender"]["female"] for name in OCCUPATIONS]
     return float(np.corrcoef((states("") @ direction).numpy(), women)[0, 1])
 
 

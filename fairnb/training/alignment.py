@@ -12,10 +12,10 @@ one with the face of a clear example (`ReferenceModel.face_goal`). Autograd carr
 latents, `diffusion.gradients` from there to the weights. Under `torchrun` the images of an update are divided over the
 processes.
 
-Two additions are ours. Every `finetune.named_every`-th update uses a named prompt and asks for the image that the
-reference model generates for it, so that the model unlearns the class of the occupation and not the class word. And the
-change may be limited to early timesteps (`finetune.acts_from`), so that late ones do not draw a face between two
-classes.
+Two additions are ours. Every `finetune.named_every`-th prompt names a class, another in each image, and asks for the
+images that the reference model generates for these prompts, so that the model unlearns the class of the occupation and
+not the class word. And the change may be limited to early timesteps (`finetune.acts_from`), so that late ones do not
+draw a face between two classes.
 """
 
 from collections.abc import Callable
@@ -41,7 +41,6 @@ from fairnb.measure.metrics import bias
 from fairnb.measure.targets import targets
 from fairnb.profiles import WITHOUT_EFFECT, Finetune, Sampling
 from fairnb.prompts.attributes import get_attribute
-from fairnb.prompts.templates import name_class
 from fairnb.seeds import stable_seed
 from fairnb.training.loop import train_adapter
 from fairnb.training.losses import (
@@ -188,17 +187,19 @@ class AlignmentRun:
             biases.append(_mean_bias({name: seen.probabilities[name][found] for name in self.attributes}))
         return float(np.mean(biases))
 
-    def named_classes(self, number: int) -> tuple[int, ...] | None:
-        """The class indices [A] named in the `number`-th prompt, or None for a plain prompt.
+    def named_classes(self, number: int) -> torch.Tensor | None:
+        """The class indices [N, A] named for the images of the `number`-th prompt, or None for a plain prompt.
 
-        "A photo of a male pilot" must still show a man: every `finetune.named_every`-th update trains that, the classes
-        taking turns.
+        "A photo of a male pilot" must still show a man: every `finetune.named_every`-th prompt trains that. The
+        combinations of classes take turns from image to image, so that the update learns what the words differ in, and
+        not to draw one class.
         """
         every = self.settings.named_every
         if not every or (number + 1) % every:
             return None
-        sizes = [len(get_attribute(name).classes) for name in self.attributes]
-        return tuple(int(i) for i in np.unravel_index(number // every % np.prod(sizes), sizes))
+        each = torch.cartesian_prod(*(torch.arange(len(get_attribute(name).classes)) for name in self.attributes))
+        turns = (number // every + torch.arange(self.settings.images)) % len(each)
+        return each.reshape(len(each), -1)[turns]
 
     def gradient(self, prompt: str, originals: Originals, number: int) -> dict[str, float]:
         """Add the gradient of a prompt, the `number`-th of the run, to that of the adapter's parameters.
@@ -211,8 +212,8 @@ class AlignmentRun:
         own = slice(process * len(indices) // count, (process + 1) * len(indices) // count)
         jitter = rng.normal(0, JITTER, (len(indices), 4))[own]
         named = self.named_classes(number)
-        words = self.reference_model.words(named)
-        latents, backward = self.differentiable(prompt, words, indices[own].tolist(), number)
+        prompts = prompt if named is None else self.reference_model.naming(prompt, named[own].tolist())
+        latents, backward = self.differentiable(prompt, prompts, indices[own].tolist(), number)
         seen = self.vision.perceive(self.pipe, latents, self.sampling.batch)
         found = self.accelerator.gather(torch.from_numpy(seen.faces.found).to(latents.device))
         everyone = {name: self.accelerator.gather(seen.probabilities[name]) for name in self.attributes}
@@ -232,17 +233,20 @@ class AlignmentRun:
             "image_loss": image_loss,
             "latent_loss": distance,
             "face_loss": realism,
-            "bias": float("nan") if named else _mean_bias({name: everyone[name][found] for name in self.attributes}),
+            "bias": float("nan")
+            if named is not None
+            else _mean_bias({name: everyone[name][found] for name in self.attributes}),
             "faceless": int((~found).sum()),
             "to_change": sum(int((wanted[name] != classes[name])[found].sum()) for name in self.attributes),
         }
 
     def _targets(
-        self, probabilities: dict[str, torch.Tensor], found: torch.Tensor, named: tuple[int, ...] | None, number: int
+        self, probabilities: dict[str, torch.Tensor], found: torch.Tensor, named: torch.Tensor | None, number: int
     ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """Target class [N] and whether it counts [N], per attribute, for the images of all processes."""
-        if named:
-            wanted = {name: torch.where(found, i, NO_FACE) for name, i in zip(self.attributes, named, strict=True)}
+        if named is not None:
+            classes = named.T.to(found.device)
+            wanted = {name: torch.where(found, i, NO_FACE) for name, i in zip(self.attributes, classes, strict=True)}
             return wanted, dict.fromkeys(self.attributes, found)
         generator = torch.Generator().manual_seed(stable_seed(self.seed, "targets", number))
         wanted, confidence = targets(probabilities, self.shares, found=found, generator=generator)
@@ -264,19 +268,19 @@ class AlignmentRun:
         """
         settings, reference_model = self.settings, self.reference_model
         own_wanted, sure = (torch.stack([of[name][own] for name in self.attributes], 1) for of in (wanted, confident))
-        if named:
+        if named is not None:
             weight = torch.ones(len(pool), device=latents.device)
-            goal = reference_model.named(prompt, pool.tolist(), [named] * len(pool))
+            goal = reference_model.named(prompt, pool.tolist(), named[own].tolist())
             goal_features = self.vision.features(self.pipe, goal, self.sampling.batch)
         else:
             factor = self._per_attribute(settings.changed_factor)
             weight = dynamic_weight(own_wanted, sure, originals.classes[pool], factor)
             goal, goal_features = reference_model.references(prompt, originals, pool, own_wanted)
-        factor = 1.0 if named else self._per_attribute(settings.face_box_factor)
+        factor = 1.0 if named is not None else self._per_attribute(settings.face_box_factor)
         inside = dynamic_weight(own_wanted, sure, originals.classes[pool], factor)
         both = shared_box(faces.boxes, originals.boxes[pool.cpu().numpy()])
         face_goal = None
-        if settings.face_weight and not named:
+        if settings.face_weight and named is None:
             face_goal = reference_model.face_goal(latents, faces, originals, pool, own_wanted)
             face_goal[~sure.all(1)] = torch.nan
         weights = self._loss_weights(latents.device)
@@ -330,19 +334,22 @@ class AlignmentRun:
         return least + stable_seed(self.seed, "number of steps", number) % (most + 1 - least)
 
     def differentiable(
-        self, prompt: str, words: str, indices: list[int], number: int
+        self, prompt: str, prompts: str | list[str], indices: list[int], number: int
     ) -> tuple[torch.Tensor, Callable[[torch.Tensor], None]]:
-        """Final latents [N, C, h, w] as a leaf, and the function that carries their gradient to the weights."""
+        """Final latents [N, C, h, w] as a leaf, and the function that carries their gradient to the weights.
+
+        They are drawn from the noises `indices` of `prompt`, by `prompts`: one for all, or one for each image.
+        """
         start = noise(self.pipe, prompt, indices, self.seed)
-        prompt = name_class(prompt, words)
         how = {"steps": self.steps(number), "guidance_scale": self.sampling.guidance_scale}
         if self.settings.gradient == "adjusted":
-            parts = start.split(self.sampling.batch)
-            paths = [trajectory(self.pipe, prompt, part, **how) for part in parts]
+            parts = [slice(at, at + self.sampling.batch) for at in range(0, len(start), self.sampling.batch)]
+            each = [prompts if isinstance(prompts, str) else prompts[rows] for rows in parts]
+            paths = [trajectory(self.pipe, words, start[rows], **how) for words, rows in zip(each, parts, strict=True)]
             generator = torch.Generator().manual_seed(stable_seed(self.seed, "steps", number))
 
             def backward(gradient: torch.Tensor) -> None:
-                for path, part in zip(paths, gradient.split(self.sampling.batch), strict=True):
+                for path, part in zip(paths, [gradient[rows] for rows in parts], strict=True):
                     adjusted_backward(
                         self.pipe,
                         path,
@@ -358,9 +365,9 @@ class AlignmentRun:
         # Sampled a second time with the graph, as Bias Neurons does: references are generated in between, with the
         # weights set back in place, and a graph made before would not survive that.
         last = self.settings.gradient_steps if self.settings.gradient == "last" else None
-        final = sample(self.pipe, prompt, start, **how)
+        final = sample(self.pipe, prompts, start, **how)
         return final.requires_grad_(), lambda gradient: sample_with_gradient(
-            self.pipe, prompt, start, last=last, **how
+            self.pipe, prompts, start, last=last, **how
         ).backward(gradient)
 
 

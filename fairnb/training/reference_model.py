@@ -88,7 +88,7 @@ class ReferenceModel:
     def named(self, prompt: str, indices: Sequence[int], classes: Sequence[Sequence[int]]) -> torch.Tensor:
         """Final latents [N, C, h, w] from the noises `indices` and prompts that name `classes` [N][A]."""
         with self.adapter.disabled():
-            return self.generate(prompt, indices, [self.words(each) for each in classes])
+            return self.generate(prompt, indices, self.naming(prompt, classes))
 
     @torch.no_grad()
     def gather_bank(self, prompts: list[str]) -> None:
@@ -109,16 +109,17 @@ class ReferenceModel:
             classes.append(found[good])
         self.bank = FaceBank(torch.cat(faces), torch.cat(classes))
 
-    def words(self, classes: tuple[int, ...] | None) -> str:
-        """The attribute words of `classes` [A], in the order of a prompt; "" for None."""
-        named = sorted(zip(self.names, classes or (), strict=False), key=lambda pair: WORD_ORDER.index(pair[0]))
-        return " ".join(get_attribute(name).words[i] for name, i in named)
+    def naming(self, prompt: str, classes: Sequence[Sequence[int]]) -> list[str]:
+        """The prompt with the attribute words of each of `classes` [N][A]; the words in the order of a prompt."""
+        order = sorted(range(len(self.names)), key=lambda a: WORD_ORDER.index(self.names[a]))
+        words = [get_attribute(name).words for name in self.names]
+        return [name_class(prompt, " ".join(words[a][each[a]] for a in order)) for each in classes]
 
     @torch.no_grad()
-    def generate(self, prompt: str, indices: Sequence[int], words: Sequence[str] | None = None) -> torch.Tensor:
+    def generate(self, prompt: str, indices: Sequence[int], named: Sequence[str] | None = None) -> torch.Tensor:
         """Final latents [N, C, h, w] of the noises `indices` of a prompt, with the model as it stands.
 
-        `words` [N] puts attribute words into the prompt of each image; the noises remain those of the plain prompt.
+        `named` [N] are the prompts to draw by in its place; the noises remain those of the plain prompt.
         """
         start = noise(self.pipe, prompt, indices, self.seed)
         steps = self.settings.steps[0] if self.settings.steps else self.sampling.steps
@@ -126,8 +127,7 @@ class ReferenceModel:
         size, drawn = self.sampling.batch, []
         for first in range(0, len(start), size):
             rows = slice(first, first + size)
-            each = prompt if words is None else [name_class(prompt, word) for word in words[rows]]
-            drawn.append(sample(self.pipe, each, start[rows], **how))
+            drawn.append(sample(self.pipe, prompt if named is None else named[rows], start[rows], **how))
         return torch.cat(drawn)
 
     def face_goal(

@@ -60,7 +60,7 @@ def audits(patch: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     """Two audits of the same prompts, the second with the patch."""
     place = tmp_path_factory.mktemp("audits")
     prompts = place / "prompts.txt"
-    prompts.write_text("a photo of a pilot\n\na nurse <b> $5 for $\n" + "a photo of a very old chef " * 40 + "\n")
+    prompts.write_text("a photo of a pilot\n\na nurse <by> $ at $\n" + "a photo of an old chef " * 40 + "\n")
     common = ["--prompts", prompts, "--attributes", "gender,age", "--images", 3, *SMALL]
     assert call("audit", MINI, *common, "--out", place / "one") == 0
     assert call("audit", MINI, *common, "--out", place / "two", "--patch", patch) == 0
@@ -75,7 +75,7 @@ def test_an_audit_is_one_page_with_its_tables(audits):
     summary = json.loads((folder / "summary.json").read_text())
     assert {"bias", "low", "high", "floor", "n_images", "faceless", "classifier_accuracy"} <= set(summary["gender"])
     assert set(pd.read_csv(folder / "tables" / "age.csv").columns) >= {"prompt", "n", "bias", "low", "high", "floor"}
-    assert (folder / "test_results.pkl").is_file() and "<td>a nurse &lt;b&gt; $5 for $</td>" in page
+    assert (folder / "test_results.pkl").is_file() and "<td>a nurse &lt;by&gt; $ at $</td>" in page
 
 
 def test_a_prompt_too_long_is_said_and_a_finished_audit_is_kept(audits, capsys):
@@ -83,7 +83,7 @@ def test_a_prompt_too_long_is_said_and_a_finished_audit_is_kept(audits, capsys):
     before = {path: path.stat().st_mtime_ns for path in folder.glob("images/*/*.png")}
     common = ["--prompts", folder.parent / "prompts.txt", "--attributes", "gender", "--images", 3, *SMALL]
     assert call("audit", MINI, *common, "--out", folder) == 0
-    assert "too long, the text encoder ignores its end: a photo of a very old chef" in capsys.readouterr().err
+    assert "too long, the text encoder ignores its end: a photo of an old chef" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in folder.glob("images/*/*.png")} == before
 
 
@@ -191,7 +191,7 @@ def test_the_readmes_recipe_loads_a_patch_without_fairnb(monkeypatch):
     exec(code, space)
     pipe = load_pipeline(MINI, device="cpu")
     load_patch(MINI / "patches" / "gender.safetensors", pipe).apply(pipe)
-    how = {"num_inference_steps": 10, "guidance_scale": 3, "generator": torch.manual_seed(0)}
+    how = {"num_inference_steps": 6, "guidance_scale": 3, "generator": torch.manual_seed(0)}
     ours, theirs = pipe("a photo of a miner", **how).images[0], space["image"]
     assert np.abs(np.asarray(ours, int) - np.asarray(theirs, int)).max() <= 2
     assert (

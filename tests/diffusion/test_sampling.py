@@ -129,6 +129,23 @@ def test_adjusted_equals_plain_autograd(tiny_pipe, scheduler):
     assert relative(unet_gradient(pipe), expected) < 1e-5
 
 
+def test_adjusted_gradient_of_images_with_their_own_prompts_is_the_sum_of_each_alone(tiny_pipe):
+    pipe, latents = prepared(tiny_pipe)
+    pipe.unet.requires_grad_()
+    pipe.text_encoder.requires_grad_()
+    weight = next(weight for name, weight in pipe.text_encoder.named_parameters() if name.endswith("q_proj.weight"))
+    prompts, how = [PROMPT, "a photo of an old nurse", PROMPT], {"guidance_scale": 3.0}
+    expected, text = 0, 0
+    for row, prompt in enumerate(prompts):
+        traj = trajectory(pipe, prompt, latents[[row]], steps=3, **how)
+        adjusted_backward(pipe, traj, torch.ones_like(traj.final), **how)
+        expected, text = expected + unet_gradient(pipe), text + weight.grad
+        weight.grad = None
+    traj = trajectory(pipe, prompts, latents, steps=3, **how)
+    adjusted_backward(pipe, traj, torch.ones_like(traj.final), part=2, **how)
+    assert relative(unet_gradient(pipe), expected) < 1e-5 and relative(weight.grad, text) < 1e-5
+
+
 def test_adjustment_has_geometric_mean_one_and_follows_ffd(tiny_pipe):
     pipe = tiny_pipe()
     timesteps = torch.tensor([999, 500, 50])

@@ -86,5 +86,4 @@ def test_latents_of_mean_0_and_variance_1_still_decode_to_the_same_image():
 
 def test_the_shipped_text_encoder_is_the_one_its_card_measured(mini):
     measured = read_json(root() / "data/mini-sd/card.json")["text_states_follow_planted_gender"]
-    known = read_json(root() / "data/mini-sd/world.json")["occupations"]
-    assert text_bias(mini, known) == pytest.approx(measured, abs=1e-3) and measured > 0.5
+    assert text_bias(mini) == pytest.approx(measured, abs=1e-3) and measured > 0.2  # .07 is chance, of 208 words

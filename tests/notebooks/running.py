@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 import yaml
 
-from fairnb.experiments.notebook_cache import declared
+from fairnb.experiments.notebook_cache import declared, found
 from fairnb.files import resolve, root
 
 NOTEBOOKS = sorted((root() / "notebooks").glob("*.ipynb"))  # the order of the course
@@ -63,4 +63,4 @@ def check(path: Path, to: Path, train: list[str] = BOTH_CLASSES) -> None:
     for cell in stubs(cells(to / path.name, "code")):
         assert "not yet" in "".join(output.get("text", "") for output in cell.outputs)
     folder = to / "outputs" / SMOKE["name"]
-    assert [pattern for pattern in declared(path, "makes") if not any(folder.glob(pattern))] == []
+    assert [pattern for pattern in declared(path, "makes") if not found(folder, pattern)] == []
