@@ -58,7 +58,7 @@ def test_compare_says_inside_or_outside_and_refuses_other_settings(tmp_path):
     said = cli.invoke(app, ["compare", f"{runs[0]}/spread.json", str(far)], catch_exceptions=False).output
     assert "outside: gender.bias_after, gender.bias_neurons_minus_random" in said
     other = run(tmp_path / "other", 9, **{"sampling.steps": 5})
-    with pytest.raises(UserError, match="has sampling.steps = 5, the runs of the spread 10"):
+    with pytest.raises(UserError, match="has sampling.steps = 5, the runs of the spread 6"):
         place(tmp_path / "run0" / "spread.json", *read_run(other))
 
 
