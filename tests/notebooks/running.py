@@ -17,7 +17,18 @@ SMOKE = yaml.safe_load((root() / "notebooks" / "profiles" / "smoke.yaml").read_t
 
 # Train occupations that are drawn as women and as men: of four images each both classes have enough for the classifiers
 # of notebook 12, and some prompts show both. Elsewhere the first three will do.
-BOTH_CLASSES = "doctor nurse teacher farmer lawyer librarian baker astronaut singer plumber".split()
+BOTH_CLASSES = [
+    "doctor",
+    "nurse",
+    "teacher",
+    "farmer",
+    "lawyer",
+    "librarian",
+    "baker",
+    "astronaut",
+    "singer",
+    "plumber",
+]
 
 
 def few_words(path: Path, train: list[str]) -> Path:
