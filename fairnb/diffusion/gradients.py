@@ -22,7 +22,7 @@ class Trajectory:
 
     `timesteps` [T] (T = `steps`, or a little more for schedulers such as PNDM); `latents` and `predictions`: T tensors
     [N,4,h,w], the latents before each step and the guided prediction made from them; `final` [N,4,h,w];
-    `prompt_embeds` as `guided_embeds` gives them: [2,L,D], empty prompt first, or [2,N,L,D]; 1 for 2 without guidance.
+    `prompt_embeds` [2,L,D], or [2,N,L,D] with a prompt for each image, empty prompt first; [1,...] without guidance.
     """
 
     steps: int
