@@ -5,20 +5,13 @@ and `load_profile("mini")` give the same run. Its `experiments` are the files of
 in the package depends on a profile's name.
 """
 
+import re
 from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fairnb.errors import UserError, explain_invalid
 from fairnb.files import SHIPPED, resolve, root, workspace
@@ -77,6 +70,16 @@ class Locate(_Section):
     k: Share = 0.06  # share of the U-Net's weights kept per prompt pair
     frequency: Share = 0.65  # share of occupations that must have kept a weight
     timestep: Timestep = 699
+    noises: Literal["one", "each"] = "one"  # for all occupations (as published), or for each its own
+    tensors: str = ""  # a regular expression for the names of the tensors whose weights count; "": all
+
+    @field_validator("tensors")
+    @classmethod
+    def _expression(cls, tensors: str) -> str:
+        try:
+            return re.compile(tensors).pattern
+        except re.error as error:
+            raise ValueError(f"tensors ({tensors}) is no regular expression: {error}") from error
 
 
 class Finetune(_Section):
@@ -117,8 +120,8 @@ class Finetune(_Section):
     def _fits(self) -> "Finetune":
         if self.part > self.images:
             raise ValueError(f"part ({self.part}) is larger than images ({self.images})")
-        if self.acts_from and self.gradient != "adjusted":
-            raise ValueError(f"acts_from ({self.acts_from}) needs gradient: adjusted; {self.gradient} uses late ones")
+        if self.acts_from and self.gradient == "last":
+            raise ValueError(f"acts_from ({self.acts_from}) needs gradient adjusted or full: last uses late steps")
         if self.pool < self.images:
             raise ValueError(f"pool ({self.pool}) is smaller than images ({self.images})")
         return self
@@ -279,15 +282,10 @@ class Profile(_Section):
         """The output folder of this profile (absolute)."""
         return Path(self.output) / self.name
 
-    @field_validator("attribute")
+    @field_validator("attribute", "attributes")
     @classmethod
-    def _known(cls, name: str) -> str:
-        return get_attribute(name).name
-
-    @field_validator("attributes")
-    @classmethod
-    def _all_known(cls, names: list[str]) -> list[str]:
-        return [get_attribute(name).name for name in names]
+    def _known(cls, names: str | list[str]) -> str | list[str]:
+        return get_attribute(names).name if isinstance(names, str) else [get_attribute(name).name for name in names]
 
     @model_validator(mode="after")
     def _consistent(self) -> "Profile":

@@ -3,9 +3,12 @@
 *Full* differentiates the whole denoising chain, *last* only its last k steps (Bias Neurons, as published). *Adjusted*
 is the adjusted direct fine-tuning of FFD (Shen et al., ICLR 2024): the latents that enter the U-Net are held fixed, so
 the loss reaches each noise prediction only through the sampler, which is linear in it.
+
+Full and adjusted need no graph of the chain: each recorded step takes a vector-Jacobian product of its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +21,7 @@ from fairnb.errors import UserError
 
 @dataclass
 class Trajectory:
-    """The record of a sampling run for `adjusted_backward`: N images of one prompt, or each of its own.
+    """The record of a sampling run, for a gradient: N images of one prompt, or each of its own.
 
     `timesteps` [T] (T = `steps`, or a little more for schedulers such as PNDM); `latents` and `predictions`: T tensors
     [N,4,h,w], the latents before each step and the guided prediction made from them; `final` [N,4,h,w];
@@ -67,12 +70,10 @@ def trajectory(
     steps: int,
     guidance_scale: float,
 ) -> Trajectory:
-    """Like `sample`, recording the latents and prediction of every step (a few MB) for `adjusted_backward`.
+    """Like `sample`, recording the latents and prediction of every step (a few MB) for a gradient.
 
     It keeps no graph of the U-Net, and that of the text encoder only if one of its weights requires a gradient.
-    `UserError` for a scheduler that FFD's factors do not fit.
     """
-    check_adjusted(pipe.scheduler)
     scheduler = fresh_scheduler(pipe, steps)
     embeds = guided_embeds(pipe, prompt, guidance_scale)
     latents = latents * scheduler.init_noise_sigma
@@ -104,8 +105,9 @@ def adjusted_backward(
     recorded latents. So memory does not grow with the number of steps (a graph holds one step of `part` images), and
     `steps_used` random steps, weighted by T / steps_used, give an unbiased estimate. With `first`, only that many steps
     from the start count, those with the most noise, and T is their number. Call it once per trajectory, since it frees
-    the graph of the text encoder.
+    the graph of the text encoder. `UserError` for a scheduler that FFD's factors do not fit.
     """
+    check_adjusted(pipe.scheduler)
     count = len(traj.timesteps) if first is None else min(first, len(traj.timesteps))
     if steps_used is not None and not 1 <= steps_used <= count:
         raise UserError(f"gradient_steps = {steps_used} cannot be drawn from {count} steps: use 1 to {count}")
@@ -126,6 +128,56 @@ def adjusted_backward(
                 each = embeds if embeds.ndim == 3 else embeds[:, rows]
                 prediction = predict(pipe, inputs[step][rows], traj.timesteps[step], each, guidance_scale)
             prediction.backward(vector[rows])
+    if embeds.requires_grad:
+        traj.prompt_embeds.backward(embeds.grad)
+
+
+def full_backward(
+    pipe: StableDiffusionPipeline,
+    traj: Trajectory,
+    grad_final: torch.Tensor,
+    *,
+    guidance_scale: float,
+    first: int | None = None,
+    late: Callable[[], AbstractContextManager] = nullcontext,
+    part: int | None = None,
+) -> None:
+    """Add the gradient of a loss through the whole chain to `.grad` of every U-Net (and text encoder) weight that
+    requires it.
+
+    It equals that of `sample_with_gradient` in the memory of `adjusted_backward`, by the adjoint method: from the last
+    step to the first, one vector-Jacobian product of the U-Net at the recorded latents gives the gradient of the
+    weights and of the latents, which earlier predictions reach through the sampler. With `first`, the weights count in
+    that many steps from the start, and the later ones, which only pass the gradient on, run in the context `late`.
+    """
+    count = len(traj.timesteps) if first is None else min(first, len(traj.timesteps))
+    scheduler = fresh_scheduler(pipe, traj.steps)
+    leaves = [prediction.detach().requires_grad_() for prediction in traj.predictions]
+    latents, inputs = traj.latents[0], []
+    with torch.enable_grad():
+        for leaf, timestep in zip(leaves, traj.timesteps, strict=True):
+            inputs.append(scheduler.scale_model_input(latents, timestep))
+            latents = scheduler.step(leaf, timestep, latents).prev_sample
+    embeds = traj.prompt_embeds.detach().requires_grad_(traj.prompt_embeds.requires_grad)
+    size = len(grad_final) if part is None else part
+    reached, gradients = [latents], [grad_final]
+    for step in reversed(range(len(leaves))):
+        (vector,) = torch.autograd.grad(reached, leaves[step], gradients, retain_graph=True)
+        found = []
+        for start in range(0, len(vector), size):
+            rows = slice(start, start + size)
+            x = inputs[step][rows].detach().requires_grad_()
+            each = embeds if embeds.ndim == 3 else embeds[:, rows]
+            with torch.enable_grad(), nullcontext() if step < count else late():
+                prediction = predict(pipe, x, traj.timesteps[step], each, guidance_scale)
+                if step < count:
+                    prediction.backward(vector[rows])
+                    found.append(x.grad)
+                else:
+                    found += torch.autograd.grad(prediction, x, vector[rows])
+        if step:
+            reached.append(inputs[step])
+            gradients.append(torch.cat(found))
     if embeds.requires_grad:
         traj.prompt_embeds.backward(embeds.grad)
 

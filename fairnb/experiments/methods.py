@@ -86,7 +86,8 @@ def _instead_of(
             values = torch.cat([weight.detach().abs().flatten().float().cpu() for weight in unet.parameters()])
         case "gradient":
             place = {"contents": prompts.contents, "contexts": prompts.contexts}
-            how = {"timestep": profile.locate_of(name).timestep, "seed": profile.seed, **place}
+            chosen = profile.locate_of(name).model_dump(include={"timestep", "noises", "tensors"})
+            how = {**chosen, "seed": profile.seed, **place}
             of = [
                 mean_gradient(pipe, get_attribute(attribute), prompts.split("train"), **how)
                 for attribute in experiment.shares
@@ -122,6 +123,8 @@ def find_neurons(
             k=max(1, round(chosen.k * sum(weight.numel() for weight in pipe.unet.parameters()))),
             frequency=chosen.frequency,
             timestep=chosen.timestep,
+            noises=chosen.noises,
+            tensors=chosen.tensors,
             contents=prompts.contents,
             contexts=prompts.contexts,
             seed=profile.seed,

@@ -31,7 +31,7 @@ from diffusers import StableDiffusionPipeline
 
 from fairnb.adapters.protocol import Adapter, adapter_identity
 from fairnb.diffusion.fingerprint import model_identity
-from fairnb.diffusion.gradients import adjusted_backward, sample_with_gradient, trajectory
+from fairnb.diffusion.gradients import adjusted_backward, full_backward, sample_with_gradient, trajectory
 from fairnb.diffusion.kinds import check_adjusted
 from fairnb.diffusion.pipeline import check_words
 from fairnb.diffusion.sampling import decode, noise, sample
@@ -342,33 +342,29 @@ class AlignmentRun:
         """
         start = noise(self.pipe, prompt, indices, self.seed)
         how = {"steps": self.steps(number), "guidance_scale": self.sampling.guidance_scale}
-        if self.settings.gradient == "adjusted":
-            parts = [slice(at, at + self.sampling.batch) for at in range(0, len(start), self.sampling.batch)]
-            each = [prompts if isinstance(prompts, str) else prompts[rows] for rows in parts]
-            paths = [trajectory(self.pipe, words, start[rows], **how) for words, rows in zip(each, parts, strict=True)]
-            generator = torch.Generator().manual_seed(stable_seed(self.seed, "steps", number))
+        if self.settings.gradient == "last":
+            # Sampled a second time with the graph, as Bias Neurons does: references are generated in between, with the
+            # weights set back in place, and a graph made before would not survive that.
+            final = sample(self.pipe, prompts, start, **how)
+            return final.requires_grad_(), lambda gradient: sample_with_gradient(
+                self.pipe, prompts, start, last=self.settings.gradient_steps, **how
+            ).backward(gradient)
+        parts = [slice(at, at + self.sampling.batch) for at in range(0, len(start), self.sampling.batch)]
+        each = [prompts if isinstance(prompts, str) else prompts[rows] for rows in parts]
+        paths = [trajectory(self.pipe, words, start[rows], **how) for words, rows in zip(each, parts, strict=True)]
+        generator = torch.Generator().manual_seed(stable_seed(self.seed, "steps", number))
+        if self.settings.gradient == "full":
+            carry, chosen = full_backward, {"late": self.adapter.disabled}
+        else:
+            carry, chosen = adjusted_backward, {"steps_used": self.settings.gradient_steps, "generator": generator}
 
-            def backward(gradient: torch.Tensor) -> None:
-                for path, part in zip(paths, [gradient[rows] for rows in parts], strict=True):
-                    adjusted_backward(
-                        self.pipe,
-                        path,
-                        part,
-                        guidance_scale=self.sampling.guidance_scale,
-                        steps_used=self.settings.gradient_steps,
-                        first=int((path.timesteps >= self.adapter.acts_from).sum()),
-                        generator=generator,
-                        part=self.settings.part,
-                    )
+        def backward(gradient: torch.Tensor) -> None:
+            for path, part in zip(paths, [gradient[rows] for rows in parts], strict=True):
+                first = int((path.timesteps >= self.adapter.acts_from).sum())
+                limits = {"first": first, "part": self.settings.part}
+                carry(self.pipe, path, part, guidance_scale=self.sampling.guidance_scale, **limits, **chosen)
 
-            return torch.cat([path.final for path in paths]).detach().requires_grad_(), backward
-        # Sampled a second time with the graph, as Bias Neurons does: references are generated in between, with the
-        # weights set back in place, and a graph made before would not survive that.
-        last = self.settings.gradient_steps if self.settings.gradient == "last" else None
-        final = sample(self.pipe, prompts, start, **how)
-        return final.requires_grad_(), lambda gradient: sample_with_gradient(
-            self.pipe, prompts, start, last=last, **how
-        ).backward(gradient)
+        return torch.cat([path.final for path in paths]).detach().requires_grad_(), backward
 
 
 def pick_prompt(prompts: list[str], seed: int, number: int) -> str:

@@ -1,5 +1,8 @@
 """Sampling equals the pipeline; the three gradients equal autograd."""
 
+import copy
+from contextlib import contextmanager, nullcontext
+
 import pytest
 import torch
 from diffusers import (
@@ -7,14 +10,23 @@ from diffusers import (
     DEISMultistepScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
     LMSDiscreteScheduler,
     PNDMScheduler,
     UniPCMultistepScheduler,
 )
 
 from fairnb.bench.published import literal_adjusted
-from fairnb.diffusion.gradients import _replay, adjusted_backward, adjustment, sample_with_gradient, trajectory
-from fairnb.diffusion.sampling import decode, noise, sample
+from fairnb.diffusion.gradients import (
+    Trajectory,
+    _replay,
+    adjusted_backward,
+    adjustment,
+    full_backward,
+    sample_with_gradient,
+    trajectory,
+)
+from fairnb.diffusion.sampling import decode, fresh_scheduler, guided_embeds, noise, predict, sample
 from fairnb.errors import UserError
 
 PROMPT = "a photo of a doctor"
@@ -36,7 +48,7 @@ MORE = {
 
 def prepared(tiny_pipe, scheduler="dpm", dtype=torch.float64):
     pipe = tiny_pipe(dtype)
-    kind, options = (SCHEDULERS | MORE)[scheduler]
+    kind, options = (SCHEDULERS | MORE | {"heun": (HeunDiscreteScheduler, {})})[scheduler]
     pipe.scheduler = kind.from_config(pipe.scheduler.config, **options)
     return pipe, noise(pipe, PROMPT, range(3), seed=0).to(dtype)
 
@@ -190,7 +202,7 @@ def test_random_subset_of_steps_is_unbiased(tiny_pipe):
     assert relative(unet_gradient(pipe), weights[0] + weights[1]) < 1e-12
 
 
-def test_adjusted_memory_does_not_grow_with_the_steps(tiny_pipe):
+def test_memory_does_not_grow_with_the_steps(tiny_pipe):
     pipe, latents = prepared(tiny_pipe, dtype=torch.float32)
     pipe.unet.requires_grad_()
 
@@ -222,10 +234,63 @@ def test_adjusted_memory_does_not_grow_with_the_steps(tiny_pipe):
         adjusted_backward(pipe, traj, torch.ones_like(traj.final), guidance_scale=3.0)
 
     def full(steps):
+        traj = trajectory(pipe, PROMPT, latents, steps=steps, guidance_scale=3.0)
+        full_backward(pipe, traj, torch.ones_like(traj.final), guidance_scale=3.0)
+
+    def graph(steps):
         sample_with_gradient(pipe, PROMPT, latents, steps=steps, guidance_scale=3.0).sum().backward()
 
     assert peak(8, adjusted) == pytest.approx(peak(2, adjusted), rel=0.02)
-    assert peak(8, full) > 3.5 * peak(2, full)
+    assert peak(8, full) == pytest.approx(peak(2, full), rel=0.05)
+    assert peak(8, graph) > 3.5 * peak(2, graph)
+
+
+@pytest.mark.parametrize("scheduler", [*SCHEDULERS, *MORE, "heun"])
+def test_full_equals_the_graph_of_the_whole_chain(tiny_pipe, scheduler):
+    pipe, latents = prepared(tiny_pipe, scheduler)
+    pipe.unet.requires_grad_()
+    text = next(weight for name, weight in pipe.text_encoder.named_parameters() if name.endswith("q_proj.weight"))
+    text.requires_grad_()
+    prompts, how = [PROMPT, "a photo of an old nurse", PROMPT], {"steps": 4, "guidance_scale": 3.0}
+    final = sample_with_gradient(pipe, prompts, latents, **how)
+    final.backward(grad_final(final, pipe))
+    expected, of_text, text.grad = unet_gradient(pipe), text.grad, None
+    traj = trajectory(pipe, prompts, latents, **how)
+    full_backward(pipe, traj, grad_final(traj.final, pipe), guidance_scale=3.0, part=2)
+    assert relative(unet_gradient(pipe), expected) < 1e-9
+    assert of_text.abs().sum() > 0 and relative(text.grad, of_text) < 1e-9
+
+
+def test_full_gradient_of_weights_that_change_early_steps_alone(tiny_pipe):
+    """Two U-Nets in turn, as an adapter with `acts_from` makes them of one: only the first one's gradient counts."""
+    pipe, latents = prepared(tiny_pipe)
+    base = copy.deepcopy(pipe.unet).requires_grad_(False)
+    with torch.no_grad():
+        for weight in pipe.unet.parameters():
+            weight.add_(0.02 * torch.ones_like(weight))
+    changed = pipe.unet.requires_grad_()
+
+    @contextmanager
+    def late():
+        pipe.unet = base
+        yield
+        pipe.unet = changed
+
+    scheduler, embeds, x = fresh_scheduler(pipe, 4), guided_embeds(pipe, PROMPT, 3.0), latents
+    entered, predictions = [], []
+    for number, step in enumerate(scheduler.timesteps):
+        entered.append(x)
+        with late() if number >= 2 else nullcontext():
+            predictions.append(predict(pipe, scheduler.scale_model_input(x, step), step, embeds, 3.0))
+        x = scheduler.step(predictions[-1], step, x).prev_sample
+    x.square().sum().backward()
+    expected = unet_gradient(pipe)
+    detached = [[tensor.detach() for tensor in of] for of in (entered, predictions)]
+    traj = Trajectory(4, embeds, scheduler.timesteps, *detached, x.detach())
+    full_backward(pipe, traj, 2 * traj.final, guidance_scale=3.0, first=2, late=late)
+    assert relative(unet_gradient(pipe), expected) < 1e-9
+    full_backward(pipe, traj, 2 * traj.final, guidance_scale=3.0, late=late)
+    assert relative(unet_gradient(pipe), expected) > 1e-3
 
 
 def test_last_steps(tiny_pipe):

@@ -197,19 +197,47 @@ def test_the_largest_values_over_all_tensors():
     assert equal(largest(values, 3, unet), neurons_of(**{"0.weight": [1], "1.weight": [1], "1.bias": [0]}))
 
 
-def test_the_mean_gradient_is_that_of_the_bias_pairs(tiny_pipe):
-    pipe, how = tiny_pipe(), {"timestep": 699, "seed": 0, **WORDS}
-    pairs = contrast_pairs(GENDER, OCCUPATIONS, CONTENTS, CONTEXTS, seed=0).query("family == 'bias'")
+def bias_gradients(pipe, pair, of=""):
+    """The gradient of every tensor for a pair of prompts, at the noise of the prompt `of`."""
     scheduler = fresh_scheduler(pipe, 20)
     step = min(scheduler.timesteps, key=lambda t: abs(t - 699))
-    start = scheduler.scale_model_input(noise(pipe, "", [0], 0) * scheduler.init_noise_sigma, step)
-    mean = 0
+    start = noise(pipe, of, [0], 0).to(pipe.unet.dtype) * scheduler.init_noise_sigma
+    start = scheduler.scale_model_input(start, step)
     pipe.unet.requires_grad_()
-    for pair in pairs.itertuples():
-        states = encode_prompts(pipe, [pair.left, pair.right])
-        left, right = pipe.unet(torch.cat([start, start]), step, encoder_hidden_states=states).sample
-        gradients = torch.autograd.grad((left - right).abs().sum(), pipe.unet.parameters())
-        mean += torch.cat([gradient.abs().flatten() for gradient in gradients]) / len(pairs)
+    states = encode_prompts(pipe, [pair.left, pair.right])
+    left, right = pipe.unet(torch.cat([start, start]), step, encoder_hidden_states=states).sample
+    gradients = torch.autograd.grad((left - right).abs().sum(), pipe.unet.parameters())
     pipe.unet.requires_grad_(False)
+    return [gradient.abs() for gradient in gradients]
+
+
+def bias_pairs():
+    return contrast_pairs(GENDER, OCCUPATIONS, CONTENTS, CONTEXTS, seed=0).query("family == 'bias'")
+
+
+@pytest.mark.parametrize("noises", ["one", "each"])
+def test_the_mean_gradient_is_that_of_the_bias_pairs(tiny_pipe, noises):
+    pipe, how = tiny_pipe(), {"timestep": 699, "seed": 0, "noises": noises, **WORDS}
+    mean = 0
+    for pair in bias_pairs().itertuples():
+        gradients = bias_gradients(pipe, pair, pair.occupation if noises == "each" else "")
+        mean += torch.cat([gradient.flatten() for gradient in gradients]) / len(OCCUPATIONS)
     torch.testing.assert_close(mean_gradient(pipe, GENDER, OCCUPATIONS, **how), mean, atol=1e-6, rtol=1e-3)
     assert not any(weight.requires_grad for weight in pipe.unet.parameters())
+
+
+def test_weights_are_kept_of_the_tensors_that_match(tiny_pipe):
+    pipe, settings = tiny_pipe(torch.float64), {**SETTINGS, "k": 40, "noises": "each", "tensors": r"attn2\.to_[kv]"}
+    counts = locate(pipe, GENDER, OCCUPATIONS, **settings).counts["bias"]
+    names = [name for name, _ in pipe.unet.named_parameters()]
+    of = [i for i, name in enumerate(names) if "attn2.to_k" in name or "attn2.to_v" in name]
+    assert of and len(of) < len(names)
+    expected = torch.zeros(sum(pipe.unet.get_parameter(names[i]).numel() for i in of), dtype=torch.int16)
+    for pair in bias_pairs().itertuples():
+        gradients = bias_gradients(pipe, pair, pair.occupation)
+        expected[torch.cat([gradients[i].flatten() for i in of]).topk(40).indices] += 1
+    assert torch.equal(torch.cat([counts[names[i]].flatten() for i in of]), expected)
+    assert sum(int(kept.sum()) for kept in counts.values()) == 40 * len(OCCUPATIONS)
+    assert not any(weight.requires_grad for weight in pipe.unet.parameters())
+    with pytest.raises(UserError, match="of a U-Net with 0 in tensors that match 'nothing'"):
+        locate(pipe, GENDER, OCCUPATIONS, **{**settings, "k": 1000, "tensors": "nothing"})
