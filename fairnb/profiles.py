@@ -229,23 +229,24 @@ Sources = Annotated[list[Source], BeforeValidator(_sources), Field(min_length=1)
 
 
 def _experiments(value: Any) -> Any:
-    """Read a folder of experiment files; the name of an experiment is the file's stem, their order is alphabetical.
+    """Read a folder of experiment files, whose stems are the names, in their order; or one file, a mapping by name.
 
     `finetune: {base: NAME, ...}` copies the `finetune` of another experiment in the folder and then changes it.
     """
     if not isinstance(value, str):
         return value
     files = sorted(Path(value).glob("*.yaml"), key=lambda file: file.stem)
-    if not files:
-        raise UserError(f"no experiments in {value}: give a folder with a .yaml file for each experiment")
-    experiments = {file.stem: _read_yaml(file) for file in files}
+    whole = _read_yaml(Path(value)) if Path(value).is_file() else {file.stem: _read_yaml(file) for file in files}
+    if not whole:
+        raise UserError(f"no experiments in {value}: give a folder with a .yaml file for each, or one file for all")
+    experiments = {str(name): values if isinstance(values, dict) else {} for name, values in whole.items()}
     for name, values in experiments.items():
         seen = [name]
         while isinstance(own := values.get("finetune"), dict) and "base" in own:
             base = str(own["base"])
             if base in seen or not isinstance(experiments.get(base, {}).get("finetune"), dict):
                 why = "name another experiment of the folder with finetune"
-                raise UserError(f"{value}/{name}.yaml has finetune.base {base}: {why}")
+                raise UserError(f"{value}: {name} has finetune.base {base}: {why}")
             seen.append(base)
             values["finetune"] = experiments[base]["finetune"] | {key: own[key] for key in own if key != "base"}
     return experiments

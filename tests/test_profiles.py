@@ -152,6 +152,18 @@ def test_experiments_are_the_files_of_a_folder_wherever_the_profile_comes_from(t
     assert (changed.finetune_of("b").updates, changed.experiments["b"].rank) == (4, 1)
 
 
+def test_experiments_may_stand_in_one_file(tmp_path: Path) -> None:
+    both = {"a": {"updates": 2, "images": 8}, "b": {"base": "a", "updates": 3}}
+    folder = experiment_folder(tmp_path / "mine", **both)
+    whole = {path.stem: yaml.safe_load(path.read_text()) for path in Path(folder).glob("*.yaml")}
+    (tmp_path / "all.yaml").write_text(yaml.safe_dump(whole))
+    one = load_profile({**LEAST, "experiments": str(tmp_path / "all.yaml")})
+    assert one.experiments == load_profile({**LEAST, "experiments": folder}).experiments and len(whole) == 2
+    (tmp_path / "all.yaml").write_text("a: 3")
+    with pytest.raises(UserError, match="experiments.a"):
+        load_profile({**LEAST, "experiments": str(tmp_path / "all.yaml")})
+
+
 def test_an_experiment_takes_over_the_settings_of_its_base(tmp_path: Path) -> None:
     given = {
         "a": {"base": "c", "updates": 1},
@@ -166,12 +178,12 @@ def test_an_experiment_takes_over_the_settings_of_its_base(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({}, "no experiments in .*mine: give a folder with a .yaml file for each experiment"),
-        ({"a": {"base": "z"}}, "mine/a.yaml has finetune.base z: name another experiment"),
-        ({"a": {"base": "a"}}, "mine/a.yaml has finetune.base a"),
-        ({"a": {"base": "b"}, "b": {"base": "a"}}, "mine/a.yaml has finetune.base a"),
-        ({"a": {"base": "b"}, "b": 3}, "mine/a.yaml has finetune.base b"),
-        ({"a": {"base": ["b"]}}, "mine/a.yaml has finetune.base"),
+        ({}, "no experiments in .*mine: give a folder with a .yaml file for each, or one"),
+        ({"a": {"base": "z"}}, "mine: a has finetune.base z: name another experiment"),
+        ({"a": {"base": "a"}}, "mine: a has finetune.base a"),
+        ({"a": {"base": "b"}, "b": {"base": "a"}}, "mine: a has finetune.base a"),
+        ({"a": {"base": "b"}, "b": 3}, "mine: a has finetune.base b"),
+        ({"a": {"base": ["b"]}}, "mine: a has finetune.base"),
         ({"a": {"update": 3}}, "experiments.a.finetune: unknown key 'update'"),
     ],
 )
