@@ -62,6 +62,7 @@ def run_experiment(
             "minutes": read_json(timed) if timed.is_file() else None,
             "parameters": sum(parameter.numel() for parameter in adapter.parameters()) if adapter else 0,
             "megabytes": patch.stat().st_size / 1e6 if adapter else 0.0,
+            "validation_bias": adapter.metadata.get("validation_bias") if adapter else None,  # as the guide sees it
         }
         own = profile.model_copy(update={"experiments": {name: experiment}})
         if state.is_main_process:
