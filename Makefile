@@ -6,7 +6,7 @@ BIN     := .venv/bin
 READY   := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce notebook lab test lint bench mini-sd quality full-size seeds experiments results ship check clean
+.PHONY: help env reproduce notebook lab test lint bench mini-sd quality full-size seeds experiments sweeps results ship check clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -67,6 +67,13 @@ experiments: $(READY) ## every method's experiments, three seeds each, and their
 	$(BIN)/fairnb results outputs/experiments-seed0 outputs/experiments-seed1 outputs/experiments-seed2 \
 	  --out outputs/mini/experiments.json
 
+sweeps: $(READY) ## the choice and number of weights, and the number of words, for A2 (hours)
+	for sweep in weights words; do \
+	  $(BIN)/fairnb experiment --profile mini --set evaluate.images=8 --set evaluate.explicit_images=4 \
+	    --set name=$$sweep --set experiments=notebooks/profiles/sweeps/$$sweep.yaml && \
+	  $(BIN)/fairnb results outputs/$$sweep --out outputs/mini/$$sweep.json || exit 1; \
+	done
+
 results: $(READY) ## write data/mini-sd/RESULTS.md from the shipped results
 	$(BIN)/fairnb results data/mini-sd --out data/mini-sd/RESULTS.md
 
@@ -74,6 +81,7 @@ ship: $(READY) ## take the patch, figure, spread and experiments of outputs/mini
 	cp outputs/mini/finetune/neurons/patch.safetensors data/mini-sd/patches/gender.safetensors
 	cp outputs/mini/spread.json data/mini-sd/spread.json
 	cp outputs/mini/experiments.json data/mini-sd/experiments.json
+	cp outputs/mini/weights.json outputs/mini/words.json data/mini-sd/
 	$(BIN)/python -c "from PIL import Image; im = Image.open('outputs/mini/figures/before_after.png').convert('RGB'); \
 	  im.thumbnail((1200, 1200)); im.quantize(128).save('notebooks/before_after.png', optimize=True)"
 	$(MAKE) results
