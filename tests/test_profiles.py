@@ -164,6 +164,21 @@ def test_experiments_may_stand_in_one_file(tmp_path: Path) -> None:
         load_profile({**LEAST, "experiments": str(tmp_path / "all.yaml")})
 
 
+def test_the_arms_of_the_sweeps_differ_in_what_their_names_say() -> None:
+    sweep = load_profile("mini", {"experiments": str(root() / "notebooks/profiles/sweeps/weights.yaml")})
+    for name, arm in sweep.experiments.items():
+        choice, size, letter = name.split("-")
+        found, own = sweep.finetune_of(f"found-{size}-{letter}"), sweep.finetune_of(name)
+        assert (arm.choice, arm.locate, own) == (choice, sweep.experiments[f"found-{size}-a"].locate, found)
+        assert (own.optimizer, own.updates) == ("sgd" if letter in "cd" else "adamw", 60)
+    shares = [sweep.locate_of(f"found-{size}-a").k for size in (1, 3, 9, 30, 100)]
+    assert shares == sorted(set(shares)) and sweep.locate_of("found-3-a") == sweep.locate
+    words = load_profile("mini", {"experiments": str(root() / "notebooks/profiles/sweeps/words.yaml")})
+    assert {name: arm.occupations for name, arm in words.experiments.items()} == {
+        f"words-{count}": count for count in (10, 20, 40, 80, 160)
+    }
+
+
 def test_an_experiment_takes_over_the_settings_of_its_base(tmp_path: Path) -> None:
     given = {
         "a": {"base": "c", "updates": 1},

@@ -7,6 +7,8 @@ from safetensors.torch import load_file, save_file
 from fairnb.adapters.bias_neurons import BiasNeurons
 from fairnb.adapters.patch import load_patch
 from fairnb.diffusion.fingerprint import fingerprint
+from fairnb.diffusion.gradients import full_backward, trajectory
+from fairnb.diffusion.sampling import noise, sample
 from fairnb.errors import UserError
 
 OPTIMIZERS = {
@@ -246,3 +248,23 @@ def test_a_patch_fits_its_base_in_another_dtype_and_no_other_model(tiny_pipe, tm
     for unlike in (other.to(dtype), trained_on):
         with pytest.raises(UserError, match="other base weights"):
             load_patch(path, unlike)
+
+
+def test_the_full_gradient_of_early_steps_by_finite_differences(tiny_pipe):
+    pipe = tiny_pipe(torch.float64)
+    adapter = BiasNeurons(pipe.unet, some_neurons(pipe.unet), acts_from=600)
+    adapter.attach()
+    prompt, how = "a photo of a doctor", {"steps": 4, "guidance_scale": 3.0}
+    start = noise(pipe, prompt, range(2), 0).double()
+    traj = trajectory(pipe, prompt, start, **how)
+    first = int((traj.timesteps >= 600).sum())
+    full_backward(pipe, traj, 2 * traj.final, guidance_scale=3.0, first=first, late=adapter.disabled)
+    delta = adapter.parameters()[0]
+    at = delta.grad.abs().argmax()
+    expected = delta.grad[at].item()
+    sums = []
+    for change in (2.0**-12, -(2.0**-12)):
+        delta.data[at] = change
+        adapter.update()
+        sums.append(sample(pipe, prompt, start, **how).square().sum().item())
+    assert first == 2 and (sums[0] - sums[1]) / 2.0**-11 == pytest.approx(expected, rel=1e-4)

@@ -131,12 +131,12 @@ def test_two_processes_give_what_one_gives(whole, tmp_path):
     torch.testing.assert_close(torch.tensor(one["loss"]), torch.tensor(two["loss"]), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("gradient", ["last", "full"])
-def test_the_other_gradients_train_too(tmp_path, gradient):
+@pytest.mark.parametrize(("gradient", "acts_from"), [("last", 0), ("full", 0), ("full", 500)])
+def test_the_other_gradients_train_too(tmp_path, gradient, acts_from):
     changes = {
         "finetune.updates": 1,
         "finetune.gradient": gradient,
-        "finetune.acts_from": 0,
+        "finetune.acts_from": acts_from,
         "finetune.validate_every": 9,
     }
     run(tmp_path, changes)
