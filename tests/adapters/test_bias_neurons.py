@@ -262,9 +262,9 @@ def test_the_full_gradient_of_early_steps_by_finite_differences(tiny_pipe):
     delta = adapter.parameters()[0]
     at = delta.grad.abs().argmax()
     expected = delta.grad[at].item()
-    sums = []
-    for change in (2.0**-16, -(2.0**-16)):
+    sums = []  # of a scheduler that computes in float32
+    for change in (2.0**-12, -(2.0**-12)):
         delta.data[at] = change
         adapter.update()
         sums.append(sample(pipe, prompt, start, **how).square().sum().item())
-    assert first == 2 and (sums[0] - sums[1]) / 2.0**-15 == pytest.approx(expected, rel=1e-4)
+    assert first == 2 and (sums[0] - sums[1]) / 2.0**-11 == pytest.approx(expected, rel=2e-3)
