@@ -22,7 +22,7 @@ from fairnb.adapters.lora import LoRA
 from fairnb.adapters.neuron_sets import count_neurons, save_neurons
 from fairnb.bench.memory import peak, resident
 from fairnb.bench.published import Published, literal_adjusted, literal_locate
-from fairnb.diffusion.gradients import adjusted_backward, trajectory
+from fairnb.diffusion.gradients import adjusted_backward, full_backward, sample_with_gradient, trajectory
 from fairnb.diffusion.pipeline import encode_prompts, load_pipeline
 from fairnb.diffusion.sampling import decode, noise, predict, sample
 from fairnb.files import root
@@ -48,7 +48,7 @@ UPDATES, PROMPTS = 24, 8  # of the short trainings
 
 
 def gradient(pipe: StableDiffusionPipeline, way: str) -> dict[int, dict[str, float]]:
-    """Seconds and peak memory (MB above the loaded model) of the adjusted gradient of `IMAGES` images, per steps.
+    """Seconds and peak memory (MB above the loaded model) of a gradient of `IMAGES` images, per number of steps.
 
     It runs in a process of its own, fewest steps first, since the operating system reports only the peak so far.
     """
@@ -62,9 +62,16 @@ def gradient(pipe: StableDiffusionPipeline, way: str) -> dict[int, dict[str, flo
         traj = trajectory(pipe, PROMPT, latents, steps=steps, guidance_scale=GUIDANCE)
         adjusted_backward(pipe, traj, torch.ones_like(traj.final), guidance_scale=GUIDANCE, steps_used=used)
 
+    def graph(latents: torch.Tensor, steps: int) -> None:
+        sample_with_gradient(pipe, PROMPT, latents, steps=steps, guidance_scale=GUIDANCE).sum().backward()
+
+    def full(latents: torch.Tensor, steps: int) -> None:
+        traj = trajectory(pipe, PROMPT, latents, steps=steps, guidance_scale=GUIDANCE)
+        full_backward(pipe, traj, torch.ones_like(traj.final), guidance_scale=GUIDANCE)
+
     if way == "checkpointed":
         pipe.unet.enable_gradient_checkpointing()
-    run = checkpointed if way == "checkpointed" else adjusted
+    run = {"checkpointed": checkpointed, "adjusted": adjusted, "graph": graph, "full": full}[way]
     run(latents[:1], 3)  # warm up the libraries
     before = resident()
     results = {}
@@ -103,7 +110,7 @@ def main() -> None:
     """Print the table; with `--way`, print the gradient measurements of one way as JSON."""
     parser = argparse.ArgumentParser(prog="python -m fairnb.bench", description=__doc__)
     parser.add_argument("--model", default=str(root() / "data" / "mini-sd"), help="a diffusers Stable Diffusion folder")
-    parser.add_argument("--way", choices=["checkpointed", "adjusted"], help=argparse.SUPPRESS)
+    parser.add_argument("--way", choices=["checkpointed", "adjusted", "graph", "full"], help=argparse.SUPPRESS)
     parser.add_argument("--progress", action="store_true", help="only: one training by the published gradient and ours")
     options = parser.parse_args()
     if options.progress:
@@ -155,9 +162,10 @@ def _bench_locate(pipe: StableDiffusionPipeline) -> None:
 
 
 def _bench_gradient(model: str) -> None:
-    """Autograd with gradient checkpointing against stored latents, with all steps and with 3 random ones."""
+    """Adjusted: autograd with gradient checkpointing against stored latents, with all steps and with 3 random ones.
+    Full: one graph of the chain against one step at a time."""
     ways = {}
-    for way in ("checkpointed", "adjusted"):
+    for way in ("checkpointed", "adjusted", "graph", "full"):
         command = [sys.executable, "-m", "fairnb.bench", "--model", model, "--way", way]
         ways[way] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
     for steps, own in ways["adjusted"].items():
@@ -165,6 +173,10 @@ def _bench_gradient(model: str) -> None:
         _row(f"adjusted gradient, {steps} steps: seconds", plain["seconds"], own["seconds"])
         _row(f"adjusted gradient, 3 of {steps} steps: seconds", plain["seconds"], own["seconds_3"])
         _row(f"adjusted gradient, {steps} steps: peak memory (MB)", plain["memory"], own["memory"])
+    for steps, own in ways["full"].items():
+        plain = ways["graph"][steps]
+        _row(f"full gradient, {steps} steps: seconds", plain["seconds"], own["seconds"])
+        _row(f"full gradient, {steps} steps: peak memory (MB)", plain["memory"], own["memory"])
 
 
 def _bench_progress() -> None:
