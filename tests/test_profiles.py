@@ -172,7 +172,7 @@ def test_the_arms_of_the_sweeps_differ_in_what_their_names_say() -> None:
         assert (arm.choice, arm.locate, own) == (choice, sweep.experiments[f"found-{size}-a"].locate, found)
         assert (own.optimizer, own.updates) == ("sgd" if letter in "cd" else "adamw", 60)
     shares = [sweep.locate_of(f"found-{size}-a").k for size in (1, 3, 9, 30, 100)]
-    assert shares == sorted(set(shares)) and sweep.locate_of("found-3-a") == sweep.locate
+    assert shares == sorted(set(shares)) and sweep.locate_of("found-9-a") == sweep.locate
     words = load_profile("mini", {"experiments": str(root() / "notebooks/profiles/sweeps/words.yaml")})
     assert {name: arm.occupations for name, arm in words.experiments.items()} == {
         f"words-{count}": count for count in (10, 20, 40, 80, 160)
