@@ -176,7 +176,7 @@ class Experiment(_Section):
     shares: Annotated[dict[str, list[Real] | None], Field(min_length=1)]
     # Kinds of the prompt set; a mapping says how often each prompt of a kind comes in a round of the training.
     prompts: Annotated[list[str] | dict[str, Count], Field(min_length=1)] = ["occupations"]
-    occupations: Count | None = None  # of the train occupations, evenly spaced; None: all
+    occupations: Count | None = None  # that it trains on, evenly spaced (neurons are located on all); None: all
     finetune: dict[str, Any] = {}
     h_guidance: HGuidanceSettings = HGuidanceSettings()
     contrast: Contrast | None = None

@@ -239,6 +239,10 @@ def apply(
             f"{patch} acts in early timesteps only, which weights cannot express: add --everywhere to let it act in "
             "all of them, or keep it a patch (fairnb generate --patch)"
         )
+    if adapter.acts_from:
+        typer.echo(
+            f"{patch} was trained for early timesteps; in the late ones it may spoil images: audit {out}", err=True
+        )
     adapter.acts_from = 0
     adapter.merge(pipe, strength)
     typer.echo(f"{save_pipeline(pipe, out)}: load it with StableDiffusionPipeline.from_pretrained")

@@ -153,8 +153,7 @@ def _neurons(
 ) -> NeuronSet:
     """Load the neurons of an attribute, or locate them; experiments that locate alike share a file."""
     experiment = profile.experiments[name]
-    differs = experiment.locate | ({"occupations": experiment.occupations} if experiment.occupations else {})
-    own = "".join(f"_{key}_{value}" for key, value in sorted(differs.items()))
+    own = "".join(f"_{key}_{value}" for key, value in sorted(experiment.locate.items()))
     profile = profile.model_copy(update={"locate": profile.locate_of(name)})
     path = profile.folder / "experiments" / f"neurons_{attribute}{own}.safetensors"
     there = read_settings(path).get("identity", {}) if path.is_file() else None

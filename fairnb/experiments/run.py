@@ -115,11 +115,10 @@ def _train(
     call."""
     experiment, settings, state = profile.experiments[name], profile.finetune_of(name), processes()
     folder = profile.folder / "experiments" / name
-    if experiment.occupations:
-        prompts = prompts.fewer(experiment.occupations)
+    own = prompts.fewer(experiment.occupations) if experiment.occupations else prompts
     record = {"experiment": name, "adapter": experiment.adapter, "prompts": experiment.prompts}
     if experiment.adapter == "h_guidance":
-        guidance, minutes = make_h_guidance(pipe, vision, prompts, profile, name)
+        guidance, minutes = make_h_guidance(pipe, vision, own, profile, name)
         if state.is_main_process:
             guidance.save(folder / "patch.safetensors", record)
         state.wait_for_everyone()
@@ -130,7 +129,7 @@ def _train(
     cache = originals.setdefault(alike, {})
     shares = target_shares(experiment)
     run = AlignmentRun(pipe, adapter, vision, shares, settings, profile.sampling, profile.seed, cache)
-    train, validation = (prompts.prompts(split, experiment.prompts) for split in ("train", "validation"))
+    train, validation = (own.prompts(split, experiment.prompts) for split in ("train", "validation"))
     if experiment.contrast:
         how = experiment.contrast.model_dump()
         contrast = ContrastiveRun(pipe, adapter, profile.folder / "triplets", settings, profile.seed, **how)

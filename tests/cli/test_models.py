@@ -180,6 +180,7 @@ def test_a_patch_for_early_steps_is_merged_only_when_asked(patch, tmp_path, caps
     assert call(*command) == 2
     assert "add --everywhere" in capsys.readouterr().err and not (tmp_path / "new").exists()
     assert call(*command, "--everywhere") == 0
+    assert "in the late ones it may spoil images" in capsys.readouterr().err
 
 
 def test_the_readmes_recipe_loads_a_patch_without_fairnb(monkeypatch):

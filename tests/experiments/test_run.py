@@ -19,10 +19,10 @@ from fairnb.experiments.evaluation import _trained, compare_records, named_promp
 from fairnb.experiments.methods import make_adapter, make_h_guidance, target_shares
 from fairnb.experiments.results import read_results, results_table
 from fairnb.experiments.run import run_experiment
-from fairnb.files import write_json
+from fairnb.files import root, write_json
 from fairnb.measure import metrics
 from fairnb.measure.records import read_records
-from fairnb.profiles import Experiment, load_profile
+from fairnb.profiles import WITHOUT_EFFECT, Experiment, load_profile
 from fairnb.prompts.attributes import GENDER
 from fairnb.prompts.sets import load_prompt_set
 from fairnb.prompts.templates import photo_of
@@ -141,12 +141,13 @@ def test_a_control_trains_as_many_other_weights(mini, tmp_path, choice):
         assert all(set(at) <= set(own[name].tolist()) for name, at in wanted.items())
 
 
-def test_fewer_occupations_are_located_and_trained_on(mini, tmp_path, vision):
+def test_an_experiment_trains_on_fewer_occupations_than_it_locates_on(mini, tmp_path, vision):
     words = load_prompt_set(load_profile("smoke").prompts)
     P = smoke(tmp_path, adapter="neurons", shares={"gender": None}, prompts=["occupations"], occupations=2)
     run._train(mini, vision, words, P, "one", {})
     two = [words.split("train")[0], words.split("train")[-1]]
-    assert read_settings(P.folder / "experiments" / "neurons_gender_occupations_2.safetensors")["occupations"] == two
+    located = read_settings(P.folder / "experiments" / "neurons_gender.safetensors")
+    assert located["occupations"] == words.split("train")
     history = pd.read_csv(P.folder / "experiments" / "one" / "history.csv")
     assert set(history.prompt) <= set(map(photo_of, two))
     seen = _trained(words, P.experiments["one"], "occupations")  # the trained ones alone, with their ids of the set
@@ -243,6 +244,20 @@ def test_the_shipped_results_are_of_todays_settings():
         for section in ("sampling", "evaluate", "finetune"):  # a key added since then has its default
             today = getattr(P, section)
             assert type(today).model_validate(made[section]) == today, (name, section)
+
+
+@pytest.mark.parametrize("sweep", ["weights", "words"])
+def test_the_shipped_sweeps_are_of_todays_arms(sweep):
+    shown = {"evaluate.images": 8, "evaluate.explicit_images": 4}  # as make sweeps sets them
+    P = load_profile("mini", shown | {"experiments": str(root() / f"notebooks/profiles/sweeps/{sweep}.yaml")})
+    results = read_results([Path(P.model) / f"{sweep}.json"])
+    assert len(results) > 4
+    for result in results:
+        name, made = result["experiment"], result["identity"]
+        assert made["finetune"] == P.finetune_of(name).model_dump(exclude=set(WITHOUT_EFFECT)), name
+        assert made["locate"] == P.locate_of(name).model_dump(), name
+        assert made["experiment"] == P.experiments[name].model_dump(exclude={"finetune", "locate"}), name
+        assert made["evaluate"] == P.evaluate.model_dump() and made["sampling"] == P.sampling.model_dump(), name
 
 
 @pytest.mark.parametrize(
