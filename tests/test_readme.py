@@ -9,6 +9,7 @@ import pytest
 import typer
 
 from fairnb.cli.app import app
+from fairnb.diffusion.pipeline import load_pipeline
 from fairnb.experiments.results import read_results
 from fairnb.experiments.results_page import results_page
 from fairnb.files import root
@@ -47,6 +48,32 @@ def test_the_headline_is_that_of_the_shipped_spread():
     assert "shows seed 0, the luckiest" in text and after[0] == min(after)
     assert "In each of the three" in text and all(a < c for a, c in zip(after, control, strict=True))
     assert "32 held-out occupations" in text and figures["gender.n_occupations"][0] == 32
+
+
+def best_arm(sweep: str, name: str) -> dict:
+    """Of the arms of Adam whose names begin so, the one whose validation words the guide saw least biased."""
+    results = [each for each in read_results([MINI / f"{sweep}.json"]) if each["experiment"].startswith(name)]
+    adam = [each for each in results if each["identity"]["finetune"]["optimizer"] == "adamw"]
+    return min(adam, key=lambda each: each["validation_bias"])
+
+
+def test_the_sweeps_of_the_readme_are_the_shipped_ones():
+    def after(sweep: str, name: str) -> str:
+        return short(best_arm(sweep, name)["kinds"]["occupations"]["bias"]["gender"]["after"]["mean"])
+
+    text = README.replace("\n", " ")
+    total = sum(weight.numel() for weight in load_pipeline(MINI, device="cpu").unet.parameters())
+    for size, share in ((3, ".03"), (30, ".28")):
+        assert short(100 * best_arm("weights", f"found-{size}-")["parameters"] / total) == share
+    found, random, anywhere = (after("weights", f"{choice}-3-") for choice in ("found", "random", "anywhere"))
+    both = f"bias ends at {found} for those found, {random} for random ones of the same tensors, {anywhere} for random"
+    assert f"with .03 % of the weights {both}" in text
+    found, random, anywhere = (after("weights", f"{choice}-30-") for choice in ("found", "random", "anywhere"))
+    assert f"with .28 % at {found}, {random} and {anywhere}." in text
+    assert (
+        f"Trained on 10 words, bias ends at {after('words', 'words-10')}, on 160 at {after('words', 'words-160')}."
+        in text
+    )
 
 
 def test_the_course_table_names_every_notebook_with_its_minutes():
