@@ -162,6 +162,8 @@ def _backward(
     """Give the gradient of each pair to `collect(gradient of a tensor, its start in the flat numbering)`, then yield
     the pair."""
     check_words(pipe, [*pairs.left, *pairs.right])
+    if noises not in ("one", "each"):
+        raise UserError(f"noises = {noises} is not known: use one or each")
     step = _closest_step(pipe, timestep)
     scheduler = fresh_scheduler(pipe, LOCATE_STEPS)
     with _gradients_to(pipe.unet, collect, tensors):

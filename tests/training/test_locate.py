@@ -102,6 +102,11 @@ def test_locate_refuses_an_impossible_k(tiny_pipe, k):
         locate(tiny_pipe(), GENDER, OCCUPATIONS, **{**SETTINGS, "k": k})
 
 
+def test_locate_refuses_unknown_noises(tiny_pipe):
+    with pytest.raises(UserError, match="noises = every is not known: use one or each"):
+        locate(tiny_pipe(), GENDER, OCCUPATIONS, **SETTINGS, noises="every")
+
+
 def test_locate_refuses_missing_words(tiny_pipe):
     with pytest.raises(UserError, match="two contexts"):
         locate(tiny_pipe(), GENDER, OCCUPATIONS, **{**SETTINGS, "contexts": ["at night"]})
