@@ -119,5 +119,5 @@ def check_adjusted(scheduler: SchedulerMixin) -> None:
     if name in TWO_CALLS or wrong:
         raise UserError(
             f"gradient adjusted is not defined for {name}{' with ' if wrong else ''}{', '.join(wrong)}: use "
-            "DPMSolverMultistepScheduler or DDIMScheduler with evenly spaced timesteps, or gradient: last"
+            "DPMSolverMultistepScheduler or DDIMScheduler with evenly spaced timesteps, or gradient: full or last"
         )

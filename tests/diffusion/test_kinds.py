@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderTiny, DPMSolverMultistepScheduler
 from diffusers.schedulers import KarrasDiffusionSchedulers
 
-from fairnb.diffusion.gradients import trajectory
+from fairnb.diffusion.gradients import adjusted_backward, full_backward, sample_with_gradient, trajectory
 from fairnb.diffusion.kinds import SCHEDULERS, TWO_CALLS, check_pipeline
 from fairnb.diffusion.pipeline import load_pipeline
 from fairnb.diffusion.sampling import decode, noise, sample
@@ -225,10 +225,16 @@ def test_a_scheduler_set_afterwards_is_checked_too(tiny_pipe):
     ids=lambda value: str(value),
 )
 def test_the_adjusted_gradient_is_refused_where_its_factors_do_not_fit(tiny_pipe, name, options):
-    pipe = tiny_pipe()
+    pipe = tiny_pipe(torch.float64)
     pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config, **options)
-    with pytest.raises(UserError, match=f"adjusted is not defined for {name}.*or gradient: last"):
-        trajectory(pipe, PROMPT, noise(pipe, PROMPT, [0], 0), steps=5, guidance_scale=3.0)
+    weight = pipe.unet.conv_in.weight.requires_grad_()
+    start, how = noise(pipe, PROMPT, [0], 0).double(), {"steps": 5, "guidance_scale": 3.0}
+    traj = trajectory(pipe, PROMPT, start, **how)
+    with pytest.raises(UserError, match=f"adjusted is not defined for {name}.*or gradient: full or last"):
+        adjusted_backward(pipe, traj, traj.final, guidance_scale=3.0)
+    (expected,) = torch.autograd.grad(sample_with_gradient(pipe, PROMPT, start, **how).sum(), weight)
+    full_backward(pipe, traj, torch.ones_like(traj.final), guidance_scale=3.0)
+    torch.testing.assert_close(weight.grad, expected, rtol=1e-5, atol=1e-6 * expected.abs().max().item())
 
 
 def test_the_ways_out_lead_out(both):
