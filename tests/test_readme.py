@@ -68,6 +68,8 @@ def test_the_sweeps_of_the_readme_are_the_shipped_ones():
     found, random, anywhere = (after("weights", f"{choice}-3-") for choice in ("found", "random", "anywhere"))
     both = f"bias ends at {found} for those found, {random} for random ones of the same tensors, {anywhere} for random"
     assert f"with .03 % of the weights {both}" in text
+    obeyed = [short(best_arm("weights", f"{of}-3-")["obeyed"]["gender"]) for of in ("found", "random", "anywhere")]
+    assert "(a named class obeyed in {}, {} and {})".format(*obeyed) in text
     found, random, anywhere = (after("weights", f"{choice}-30-") for choice in ("found", "random", "anywhere"))
     assert f"with .28 % at {found}, {random} and {anywhere}." in text
     assert (
