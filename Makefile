@@ -81,7 +81,7 @@ ship: $(READY) ## take the patch, figure, spread and experiments of outputs/mini
 	cp outputs/mini/finetune/neurons/patch.safetensors data/mini-sd/patches/gender.safetensors
 	cp outputs/mini/spread.json data/mini-sd/spread.json
 	cp outputs/mini/experiments.json data/mini-sd/experiments.json
-	cp outputs/mini/weights.json outputs/mini/words.json data/mini-sd/
+	for sweep in weights words; do [ ! -f outputs/mini/$$sweep.json ] || cp outputs/mini/$$sweep.json data/mini-sd/; done
 	$(BIN)/python -c "from PIL import Image; im = Image.open('outputs/mini/figures/before_after.png').convert('RGB'); \
 	  im.thumbnail((1200, 1200)); im.quantize(128).save('notebooks/before_after.png', optimize=True)"
 	$(MAKE) results

@@ -246,7 +246,8 @@ def _experiments(value: Any) -> Any:
             base = str(own["base"])
             if base in seen or not isinstance(experiments.get(base, {}).get("finetune"), dict):
                 why = "name another experiment of the folder with finetune"
-                raise UserError(f"{value}: {name} has finetune.base {base}: {why}")
+                where = f"{value}: {name}" if Path(value).is_file() else f"{value}/{name}.yaml"
+                raise UserError(f"{where} has finetune.base {base}: {why}")
             seen.append(base)
             values["finetune"] = experiments[base]["finetune"] | {key: own[key] for key in own if key != "base"}
     return experiments
@@ -276,7 +277,7 @@ class Profile(_Section):
     locate: Locate = Locate()
     finetune: Finetune = Finetune()
     evaluate: Evaluate = Evaluate()
-    experiments: Annotated[dict[str, Experiment], BeforeValidator(_experiments)] = {}  # or a folder of their files
+    experiments: Annotated[dict[str, Experiment], BeforeValidator(_experiments)] = {}  # or their folder or file
 
     @property
     def folder(self) -> Path:

@@ -159,6 +159,9 @@ def test_experiments_may_stand_in_one_file(tmp_path: Path) -> None:
     (tmp_path / "all.yaml").write_text(yaml.safe_dump(whole))
     one = load_profile({**LEAST, "experiments": str(tmp_path / "all.yaml")})
     assert one.experiments == load_profile({**LEAST, "experiments": folder}).experiments and len(whole) == 2
+    (tmp_path / "all.yaml").write_text("a: {finetune: {base: z}}")
+    with pytest.raises(UserError, match="all.yaml: a has finetune.base z: name another experiment"):
+        load_profile({**LEAST, "experiments": str(tmp_path / "all.yaml")})
     (tmp_path / "all.yaml").write_text("a: 3")
     with pytest.raises(UserError, match="experiments.a"):
         load_profile({**LEAST, "experiments": str(tmp_path / "all.yaml")})
@@ -194,11 +197,11 @@ def test_an_experiment_takes_over_the_settings_of_its_base(tmp_path: Path) -> No
     ("given", "says"),
     [
         ({}, "no experiments in .*mine: give a folder with a .yaml file for each, or one"),
-        ({"a": {"base": "z"}}, "mine: a has finetune.base z: name another experiment"),
-        ({"a": {"base": "a"}}, "mine: a has finetune.base a"),
-        ({"a": {"base": "b"}, "b": {"base": "a"}}, "mine: a has finetune.base a"),
-        ({"a": {"base": "b"}, "b": 3}, "mine: a has finetune.base b"),
-        ({"a": {"base": ["b"]}}, "mine: a has finetune.base"),
+        ({"a": {"base": "z"}}, "mine/a.yaml has finetune.base z: name another experiment"),
+        ({"a": {"base": "a"}}, "mine/a.yaml has finetune.base a"),
+        ({"a": {"base": "b"}, "b": {"base": "a"}}, "mine/a.yaml has finetune.base a"),
+        ({"a": {"base": "b"}, "b": 3}, "mine/a.yaml has finetune.base b"),
+        ({"a": {"base": ["b"]}}, "mine/a.yaml has finetune.base"),
         ({"a": {"update": 3}}, "experiments.a.finetune: unknown key 'update'"),
     ],
 )

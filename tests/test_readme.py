@@ -71,11 +71,9 @@ def test_the_sweeps_of_the_readme_are_the_shipped_ones():
     obeyed = [short(best_arm("weights", f"{of}-3-")["obeyed"]["gender"]) for of in ("found", "random", "anywhere")]
     assert "(a named class obeyed in {}, {} and {})".format(*obeyed) in text
     found, random, anywhere = (after("weights", f"{choice}-30-") for choice in ("found", "random", "anywhere"))
-    assert f"with .28 % at {found}, {random} and {anywhere}." in text
-    assert (
-        f"Trained on 10 words, bias ends at {after('words', 'words-10')}, on 160 at {after('words', 'words-160')}."
-        in text
-    )
+    assert f"with .28 % they lie closer, at {found}, {random} and {anywhere}." in text
+    few, many = after("words", "words-10"), after("words", "words-160")
+    assert f"Located on all words, but trained on 10, bias ends at {few}, on 160 at {many}." in text
 
 
 def test_the_course_table_names_every_notebook_with_its_minutes():

@@ -151,16 +151,10 @@ def full_backward(
     that many steps from the start, and the later ones, which only pass the gradient on, run in the context `late`.
     """
     count = len(traj.timesteps) if first is None else min(first, len(traj.timesteps))
-    scheduler = fresh_scheduler(pipe, traj.steps)
-    leaves = [prediction.detach().requires_grad_() for prediction in traj.predictions]
-    latents, inputs = traj.latents[0], []
-    with torch.enable_grad():
-        for leaf, timestep in zip(leaves, traj.timesteps, strict=True):
-            inputs.append(scheduler.scale_model_input(latents, timestep))
-            latents = scheduler.step(leaf, timestep, latents).prev_sample
+    leaves, inputs, final = _chain(traj, fresh_scheduler(pipe, traj.steps))
     embeds = traj.prompt_embeds.detach().requires_grad_(traj.prompt_embeds.requires_grad)
     size = len(grad_final) if part is None else part
-    reached, gradients = [latents], [grad_final]
+    reached, gradients = [final], [grad_final]
     for step in reversed(range(len(leaves))):
         (vector,) = torch.autograd.grad(reached, leaves[step], gradients, retain_graph=True)
         found = []
@@ -205,14 +199,21 @@ def _replay(
     scheduler = fresh_scheduler(pipe, traj.steps)
     velocity = scheduler.config.prediction_type == "v_prediction"
     scheduler.register_to_config(prediction_type="epsilon")
+    leaves, inputs, final = _chain(traj, scheduler)
+    vectors = torch.autograd.grad(final, leaves, grad_final)
+    if velocity:
+        roots = scheduler.alphas_cumprod.cpu()[traj.timesteps.long().cpu()].sqrt().tolist()
+        vectors = tuple(root * vector for root, vector in zip(roots, vectors, strict=True))
+    return [entered.detach() for entered in inputs], vectors
+
+
+def _chain(traj: Trajectory, scheduler) -> tuple[list[torch.Tensor], list[torch.Tensor], torch.Tensor]:
+    """Replay the sampler over the recorded predictions as leaves: the leaves, the U-Net's input at every step, and the
+    final latents, with the graph from the leaves to both. The inputs have the recorded values."""
     leaves = [prediction.detach().requires_grad_() for prediction in traj.predictions]
     latents, inputs = traj.latents[0], []
     with torch.enable_grad():
         for stored, leaf, timestep in zip(traj.latents, leaves, traj.timesteps, strict=True):
-            inputs.append(scheduler.scale_model_input(stored, timestep))
+            inputs.append(scheduler.scale_model_input(stored + (latents - latents.detach()), timestep))
             latents = scheduler.step(leaf, timestep, latents).prev_sample
-        vectors = torch.autograd.grad(latents, leaves, grad_final)
-    if velocity:
-        roots = scheduler.alphas_cumprod.cpu()[traj.timesteps.long().cpu()].sqrt().tolist()
-        vectors = tuple(root * vector for root, vector in zip(roots, vectors, strict=True))
-    return inputs, vectors
+    return leaves, inputs, latents

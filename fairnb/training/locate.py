@@ -94,6 +94,8 @@ def locate(
     """
     total = sum(weight.numel() for weight in pipe.unet.parameters())
     there = sum(weight.numel() for name, weight in pipe.unet.named_parameters() if re.search(tensors, name))
+    if not there:
+        raise UserError(f"no tensor of the U-Net matches '{tensors}': change locate.tensors")
     if not 1 <= k <= there:
         among = f" in tensors that match '{tensors}'" if tensors else ""
         raise UserError(f"k = {k} weights cannot be kept of a U-Net with {there}{among}: use 1 to {there}")

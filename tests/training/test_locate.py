@@ -244,5 +244,8 @@ def test_weights_are_kept_of_the_tensors_that_match(tiny_pipe):
     assert torch.equal(torch.cat([counts[names[i]].flatten() for i in of]), expected)
     assert sum(int(kept.sum()) for kept in counts.values()) == 40 * len(OCCUPATIONS)
     assert not any(weight.requires_grad for weight in pipe.unet.parameters())
-    with pytest.raises(UserError, match="of a U-Net with 0 in tensors that match 'nothing'"):
-        locate(pipe, GENDER, OCCUPATIONS, **{**settings, "k": 1000, "tensors": "nothing"})
+    room = len(expected)
+    with pytest.raises(UserError, match=f"of a U-Net with {room} in tensors that match .*: use 1 to {room}"):
+        locate(pipe, GENDER, OCCUPATIONS, **{**settings, "k": room + 1})
+    with pytest.raises(UserError, match="no tensor of the U-Net matches 'nothing': change locate.tensors"):
+        locate(pipe, GENDER, OCCUPATIONS, **{**settings, "tensors": "nothing"})
