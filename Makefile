@@ -52,11 +52,11 @@ quality: $(READY) ## measure data/mini-sd and write its card
 full-size: $(READY) ## time the method on a random SD 1.5 of true size (2 GB of disk, 16 GB of memory)
 	$(BIN)/python -m fairnb.bench.full_size outputs/full-size
 
-seeds: $(READY) ## after reproduce: the main result with two more seeds, and the spread of all three
-	for seed in 1 2; do \
+seeds: $(READY) ## after reproduce: the main result with four more seeds, and the spread of all five
+	for seed in 1 2 3 4; do \
 	  $(BIN)/fairnb run 03 05 06 07 --profile mini --set seed=$$seed --set name=mini-seed$$seed || exit 1; \
 	done
-	$(BIN)/fairnb spread outputs/mini outputs/mini-seed1 outputs/mini-seed2
+	$(BIN)/fairnb spread outputs/mini $(foreach seed,1 2 3 4,outputs/mini-seed$(seed))
 	$(BIN)/fairnb report --profile mini
 
 experiments: $(READY) ## every method's experiments, three seeds each, and their table (a night on a CPU)

@@ -103,16 +103,24 @@ def results(
 
 @commands.command(rich_help_panel=COURSE)
 def spread(
-    folders: Annotated[list[Path], typer.Argument(help="Output folders of the same profile with other seeds.")],
+    places: Annotated[
+        list[Path],
+        typer.Argument(help="Output folders of one profile with different seeds, or files that this command wrote."),
+    ],
     out: Annotated[
         Path | None, typer.Option(help="The file (.json); else spread.json in the first folder, for its report.")
     ] = None,
 ) -> None:
     """Print the spread of the headline figures of several runs, and where a further run is expected.
 
-    Example: fairnb spread outputs/mini outputs/mini-seed1 outputs/mini-seed2
+    \b
+    Examples:
+      fairnb spread outputs/mini outputs/mini-seed1 outputs/mini-seed2
+      fairnb spread data/mini-sd/spread.json outputs/mini-seed3 --out spread.json
     """
     from fairnb.measure.spread import read_spread, write_spread
 
-    path = write_spread(folders, out or folders[0] / "spread.json")
+    if out is None and places[0].suffix == ".json":
+        raise UserError(f"{places[0]} would be replaced: name the new file with --out")
+    path = write_spread(places, out or places[0] / "spread.json")
     typer.echo(f"{read_spread(path).round(3).to_string()}\n{path}")

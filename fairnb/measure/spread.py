@@ -24,31 +24,28 @@ LEAST = 0.02  # half of the narrowest tolerance, relative to the mean: other pro
 NEURONS_MINUS_RANDOM = "bias_neurons_minus_random"
 
 
-def write_spread(folders: Sequence[str | Path], path: str | Path) -> Path:
-    """Write the figures of several runs (output folders of one profile) and their settings as JSON.
+def write_spread(places: Sequence[str | Path], path: str | Path) -> Path:
+    """Write the figures of several runs of one profile and their settings as JSON.
 
-    `UserError` for fewer than two runs, a run without result, a repeated seed, or different settings.
+    A place is the output folder of a run, or a file that this function wrote, whose runs are kept. Only figures that
+    all runs have are written. `UserError` for fewer than two runs, a run without result, a repeated seed, or different
+    settings.
     """
-    if len(folders) < 2:
-        raise UserError(f"{len(folders)} run has no spread: give two or more output folders, of different seeds")
-    profiles, summaries = zip(*map(read_run, folders), strict=True)
-    settings, seeds = _settings(profiles[0]), [profile.seed for profile in profiles]
-    for profile in profiles:
-        _check_settings(settings, profile)
+    several = [_read(place) if Path(place).suffix == ".json" else _one_run(place) for place in places]
+    settings, seeds = several[0]["settings"], [seed for each in several for seed in each["seeds"]]
+    if len(seeds) < 2:
+        raise UserError(f"{len(seeds)} run has no spread: give two or more output folders, of different seeds")
+    for each in several[1:]:
+        _check_settings(settings, load_profile({**each["settings"], "name": each["name"]}))
     if len(set(seeds)) < len(seeds):
         raise UserError(f"the runs have seeds {', '.join(map(str, seeds))}: give each seed once")
-    figures = pd.DataFrame([_figures(*run) for run in zip(profiles, summaries, strict=True)])
+    figures = pd.concat([each["figures"] for each in several], join="inner", ignore_index=True)
     return write_json(path, {"settings": settings, "seeds": seeds, "figures": figures.to_dict("list")})
 
 
 def read_spread(path: str | Path) -> pd.DataFrame:
     """Return a row per figure: n, mean, std, least, most, and low and high, between which a further run is expected."""
-    content = read_json(path)
-    try:
-        figures = pd.DataFrame(content["figures"], index=content["seeds"]).astype(float)
-        dict(content["settings"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} holds no spread of several runs: write it with fairnb spread") from error
+    figures = _read(path)["figures"]
     n, mean, std = len(figures), figures.mean(), figures.std()
     half = (student.ppf(0.975, n - 1) * std * sqrt(1 + 1 / n)).clip(lower=LEAST * mean.abs())
     table = pd.DataFrame({"n": n, "mean": mean, "std": std, "least": figures.min(), "most": figures.max()})
@@ -76,10 +73,28 @@ def place(path: str | Path, profile: Profile, summary: dict[str, Any]) -> pd.Dat
     `UserError` if the run has other settings than the spread.
     """
     table = read_spread(path)[["mean", "low", "high"]]
-    _check_settings(read_json(path)["settings"], profile)
+    _check_settings(_read(path)["settings"], profile)
     table.insert(0, "this run", pd.Series(_figures(profile, summary), dtype=float).reindex(table.index))
     table["inside"] = table["this run"].between(table.low - 1e-12, table.high + 1e-12)
     return table
+
+
+def _read(path: str | Path) -> dict[str, Any]:
+    """The name, settings, seeds and figures (a row per run) of a spread file; `UserError` if it is none."""
+    content = read_json(path)
+    try:
+        settings, seeds = dict(content["settings"]), list(content["seeds"])
+        figures = pd.DataFrame(content["figures"], index=seeds).astype(float)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} holds no spread of several runs: write it with fairnb spread") from error
+    return {"name": str(path), "settings": settings, "seeds": seeds, "figures": figures}
+
+
+def _one_run(folder: str | Path) -> dict[str, Any]:
+    """The same of a single run."""
+    profile, summary = read_run(folder)
+    figures = pd.DataFrame([_figures(profile, summary)])
+    return {"name": profile.name, "settings": _settings(profile), "seeds": [profile.seed], "figures": figures}
 
 
 def _figures(profile: Profile, summary: dict[str, Any]) -> dict[str, float]:

@@ -39,6 +39,24 @@ def test_the_tolerance_is_students_prediction_interval(tmp_path):
     assert "minutes.total" not in table.index
 
 
+def test_a_spread_is_extended_by_further_runs(tmp_path):
+    folders = [run(tmp_path / f"run{seed}", seed, 0.4 + seed / 10) for seed in range(4)]
+    whole = write_spread(folders, tmp_path / "whole.json").read_text()
+    earlier = write_spread(folders[:2], tmp_path / "earlier.json")
+    cli = CliRunner()
+    more = [str(earlier), str(folders[2]), str(folders[3])]
+    said = cli.invoke(app, ["spread", *more, "--out", str(tmp_path / "more.json")], catch_exceptions=False)
+    assert said.exit_code == 0 and (tmp_path / "more.json").read_text() == whole
+    refused = cli.invoke(app, ["spread", *more])
+    assert isinstance(refused.exception, UserError) and "with --out" in str(refused.exception)
+    with pytest.raises(UserError, match="seeds 0, 1, 1: give each seed once"):
+        write_spread([earlier, folders[1]], tmp_path / "twice.json")
+    other = run(tmp_path / "other", 9, **{"sampling.steps": 5})
+    with pytest.raises(UserError, match="profile other has sampling.steps = 5, the runs of the spread 6"):
+        write_spread([earlier, other], tmp_path / "mixed.json")
+    assert not (tmp_path / "mixed.json").exists()
+
+
 def test_a_further_run_is_inside_nineteen_times_in_twenty(tmp_path):
     values = np.random.default_rng(0).normal(0.5, 0.05, (2000, 6))
     figures = {f"figure {number}": row[:5].tolist() for number, row in enumerate(values)}
