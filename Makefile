@@ -67,12 +67,18 @@ experiments: $(READY) ## every method's experiments, three seeds each, and their
 	$(BIN)/fairnb results outputs/experiments-seed0 outputs/experiments-seed1 outputs/experiments-seed2 \
 	  --out outputs/mini/experiments.json
 
+SWEEP = --profile mini --set evaluate.images=8 --set evaluate.explicit_images=4
+
 sweeps: $(READY) ## the choice and number of weights, and the number of words, for A2 (hours)
 	for sweep in weights words; do \
-	  $(BIN)/fairnb experiment --profile mini --set evaluate.images=8 --set evaluate.explicit_images=4 \
-	    --set name=$$sweep --set experiments=notebooks/profiles/sweeps/$$sweep.yaml && \
-	  $(BIN)/fairnb results outputs/$$sweep --out outputs/mini/$$sweep.json || exit 1; \
+	  $(BIN)/fairnb experiment $(SWEEP) --set name=$$sweep --set experiments=notebooks/profiles/sweeps/$$sweep.yaml || exit 1; \
 	done
+	for seed in 1 2; do \
+	  $(BIN)/fairnb experiment found-3-b random-3-b found-9-b random-9-b anywhere-9-b gradient-3-a $(SWEEP) --set seed=$$seed \
+	    --set name=weights-seed$$seed --set experiments=notebooks/profiles/sweeps/weights.yaml || exit 1; \
+	done
+	$(BIN)/fairnb results outputs/weights outputs/weights-seed1 outputs/weights-seed2 --out outputs/mini/weights.json
+	$(BIN)/fairnb results outputs/words --out outputs/mini/words.json
 
 results: $(READY) ## write data/mini-sd/RESULTS.md from the shipped results
 	$(BIN)/fairnb results data/mini-sd --out data/mini-sd/RESULTS.md

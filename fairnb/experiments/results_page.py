@@ -41,7 +41,8 @@ accuracy on drawn portraits is {accuracy}.
 ## Bias neurons for {attribute}
 
 {trainings} trainings that differ only in the seed ({images} images of {occupations} occupations each;
-`make seeds`). A further one is expected between low and high (95 %).
+`make seeds`). `mean low` and `mean high` are the 95 % interval of the mean; a further training is expected between
+`low` and `high` (95 %).
 
 {main}
 
@@ -82,7 +83,7 @@ def results_page(place: Path, results: list[dict]) -> str:
     spread, runs = read_spread(place / "spread.json"), read_json(place / "spread.json")
     attribute = runs["settings"]["attribute"]
     own = spread[spread.index.str.startswith(f"{attribute}.")].rename(lambda name: name.partition(".")[2])
-    main = own.loc[[name for name in MAIN if name in own.index], ["mean", "least", "most", "low", "high"]]
+    main = own.loc[[name for name in MAIN if name in own.index]].drop(columns=["n", "std"])
     accuracy = read_json(place / "judge" / "accuracy.json")["accuracy"]
     whole = place.resolve()
     return PAGE.format(

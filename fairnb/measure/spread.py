@@ -44,11 +44,14 @@ def write_spread(places: Sequence[str | Path], path: str | Path) -> Path:
 
 
 def read_spread(path: str | Path) -> pd.DataFrame:
-    """Return a row per figure: n, mean, std, least, most, and low and high, between which a further run is expected."""
+    """Return a row per figure: n, mean, std, least, most, the 95 % interval of the mean (mean low, mean high), and low
+    and high, between which a further run is expected."""
     figures = _read(path)["figures"]
     n, mean, std = len(figures), figures.mean(), figures.std()
-    half = (student.ppf(0.975, n - 1) * std * sqrt(1 + 1 / n)).clip(lower=LEAST * mean.abs())
+    wide = student.ppf(0.975, n - 1) * std
+    half = (wide * sqrt(1 + 1 / n)).clip(lower=LEAST * mean.abs())
     table = pd.DataFrame({"n": n, "mean": mean, "std": std, "least": figures.min(), "most": figures.max()})
+    table["mean low"], table["mean high"] = mean - wide / sqrt(n), mean + wide / sqrt(n)
     table["low"], table["high"] = mean - half, mean + half
     shares = (table.least >= 0) & (table.most <= 1) & ~table.index.str.endswith(NEURONS_MINUS_RANDOM)
     table.loc[shares, ["low", "high"]] = table.loc[shares, ["low", "high"]].clip(0, 1)

@@ -33,6 +33,7 @@ def test_the_tolerance_is_students_prediction_interval(tmp_path):
     half = 2.7764451 * np.std(values, ddof=1) * sqrt(1.2)
     assert after[["n", "mean", "least", "most"]].tolist() == [5, pytest.approx(0.412), 0.3, 0.52]
     assert after[["low", "high"]].tolist() == pytest.approx([0.412 - half, 0.412 + half])
+    assert after[["mean low", "mean high"]].tolist() == pytest.approx([0.412 - half / sqrt(6), 0.412 + half / sqrt(6)])
     assert table.loc["gender.bias_before", ["low", "high"]].tolist() == pytest.approx([0.882, 0.918])
     difference = table.loc["gender.bias_neurons_minus_random"]
     assert difference["mean"] == pytest.approx(-0.088) and difference.low < -0.2  # not cut at 0
