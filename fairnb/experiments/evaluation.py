@@ -14,6 +14,7 @@ from fairnb.adapters.protocol import Adapter
 from fairnb.diffusion.pipeline import processes
 from fairnb.figures.pictures import before_after
 from fairnb.figures.style import save_figure
+from fairnb.identity import hashed
 from fairnb.measure.generate import generate
 from fairnb.measure.judge import judge_images
 from fairnb.measure.metrics import (
@@ -23,9 +24,10 @@ from fairnb.measure.metrics import (
     paired_difference,
     summarise,
     sure_share,
+    worst_tenth,
 )
 from fairnb.measure.records import read_records, write_records
-from fairnb.measure.similarity import mean_image_similarity
+from fairnb.measure.similarity import image_features, image_set, kid, mean_image_similarity, variety
 from fairnb.profiles import Experiment, Profile
 from fairnb.prompts.attributes import get_attribute, joint_attribute
 from fairnb.prompts.sets import OCCUPATIONS, PromptSet, evenly, prompt_rows
@@ -46,6 +48,20 @@ def named_prompt_rows(prompts: PromptSet, attribute: str, split: str = "test") -
         rows = evenly(prompt_rows(prompts, split, word=word), NAMED_OCCUPATIONS)
         tables.append(rows.assign(prompt_id=rows.prompt_id + number * len(prompts.all()), asked=name))
     return pd.concat(tables, ignore_index=True)
+
+
+def context_rows(prompts: PromptSet) -> pd.DataFrame:
+    """Rows of test occupations in a context ("a photo of a pilot at night"), two contexts for each occupation.
+
+    No training prompt names a context, so these show whether a change reaches beyond the one phrase it was trained on.
+    """
+    some, tables = evenly(prompt_rows(prompts, "test"), NAMED_OCCUPATIONS), []
+    for turn in range(2):
+        contexts = [prompts.contexts[(number + turn) % len(prompts.contexts)] for number in range(len(some))]
+        tables.append(
+            some.assign(prompt=[f"{prompt} {context}" for prompt, context in zip(some.prompt, contexts, strict=True)])
+        )
+    return pd.concat(tables, ignore_index=True).assign(prompt_id=range(2 * len(some)))
 
 
 def adherence(records: pd.DataFrame, attribute: str) -> float:
@@ -141,8 +157,11 @@ def evaluate(
     noise that no training uses; `obeyed`, the share of the images that show the class their prompt names; `sure` and
     `faces`, before and after; `clip_t`, the mean cosine of an image and its prompt, before and after; `clip_i` and
     `dino` (None without a DINO), the mean cosine of an image and the original of the same noise; and `drift`, 1 - that
-    cosine of CLIP on prompts without people, which should not change. Records and images stay in `folder`, and
-    figures/before_after.png shows both models on the first kind of prompts.
+    cosine of CLIP on prompts without people, which should not change. `contexts` holds the bias on test occupations in
+    contexts that no training prompt names, `worst` that of their worst tenth (`metrics.worst_tenth`), before and after;
+    `variety` how different two images of a prompt are, and `kid` the distance to what the target asks for: images of
+    the original model whose prompts name classes, drawn with the target shares, from other noise. Records and images
+    stay in `folder`, and figures/before_after.png shows both models on the first kind of prompts.
     """
     folder, originals = Path(folder), profile.folder / "experiments" / "original"
     names = list(experiment.shares)
@@ -158,23 +177,26 @@ def evaluate(
         rows = draw_words(rows, experiment.shares, images, seed) if words else rows
         return generate_and_judge(pipe, rows, place, vision.detector, judge, profile, images=images, seed=seed, **how)
 
-    def all_kinds(place: Path, words: bool = False) -> tuple[dict[str, pd.DataFrame], dict[str, pd.DataFrame]]:
-        """Records per kind of the test prompts, and of the train prompts from the noise of another seed."""
+    def all_kinds(
+        place: Path, words: bool = False
+    ) -> tuple[dict[str, pd.DataFrame], dict[str, pd.DataFrame], pd.DataFrame]:
+        """Records per kind of the test prompts, of the train prompts from the noise of another seed; of contexts."""
         some = {"images": min(DRIFT_IMAGES, many), "seed": profile.seed, "replace": True}
         generate(pipe, contents, folder=place / "contents" / "images", **some, **profile.sampling.model_dump())
         held_out = {
             kind: judged(place / kind, rows, many, words=words, clip=vision.clip) for kind, rows in test.items()
         }
         fresh = {"seed": profile.seed + 1, "words": words}
-        return held_out, {kind: judged(place / f"trained_{kind}", rows, few, **fresh) for kind, rows in train.items()}
+        trained = {kind: judged(place / f"trained_{kind}", rows, few, **fresh) for kind, rows in train.items()}
+        return held_out, trained, judged(place / "contexts", context_rows(prompts), few, words=words)
 
     if adapter:
         adapter.remove(pipe)
-    before, trained_before = all_kinds(originals)
+    before, trained_before, contexts_before = all_kinds(originals)
     if adapter:
         adapter.apply(pipe)
     try:
-        after, trained_after = all_kinds(folder, words=adapter is None)
+        after, trained_after, contexts_after = all_kinds(folder, words=adapter is None)
         obeyed = {}
         for name in names:
             rows = named_prompt_rows(prompts, name)
@@ -191,6 +213,8 @@ def evaluate(
         )
         save_figure(both, folder, "before_after", f"Held-out {kind} before and after, by the judge's class.")
     whole = {"before": pd.concat(before.values()), "after": pd.concat(after.values())}
+    contexts = {"before": contexts_before, "after": contexts_after}
+    fair = _drawn_with_words(pipe, test[kind], experiment, originals, profile)
 
     def similarity(name: str, encoder: Clip | Dino) -> float:
         return mean_image_similarity(encoder, originals / name / "images", folder / name / "images")
@@ -203,6 +227,9 @@ def evaluate(
             kind: compare_records(trained_before[kind], trained_after[kind], names, profile.seed)["bias"]
             for kind in test
         },
+        "contexts": compare_records(**contexts, attributes=names, seed=profile.seed)["bias"],
+        "worst": {when: {name: worst_tenth(table, name) for name in names} for when, table in contexts.items()},
+        **_quality(vision.clip, {"before": originals / kind, "after": folder / kind}, fair, profile.seed),
         "obeyed": obeyed,
         "sure": {when: {name: sure_share(table, name) for name in names} for when, table in whole.items()},
         "faces": {when: float(table.face.mean()) for when, table in whole.items()},
@@ -211,6 +238,28 @@ def evaluate(
         "dino": float(np.mean([similarity(kind, vision.dino) for kind in test])) if vision.dino else None,
         "drift": 1 - similarity("contents", vision.clip),
     }
+
+
+def _drawn_with_words(
+    pipe: StableDiffusionPipeline, rows: pd.DataFrame, experiment: Experiment, originals: Path, profile: Profile
+) -> Path:
+    """Images of the original model whose prompts name classes, drawn with the target shares; return their folder."""
+    seed, images = profile.seed + 1, profile.evaluate.images  # other noise than that of the images compared with them
+    rows = draw_words(rows, experiment.shares, images, seed)
+    place = originals / f"words_{hashed(experiment.shares)[:12]}" / "images"
+    return generate(pipe, rows, images=images, folder=place, seed=seed, replace=True, **profile.sampling.model_dump())
+
+
+def _quality(clip: Clip, places: Mapping[str, Path], fair: Path, seed: int) -> dict:
+    """`variety` and `kid` (to the images in `fair`) of the images before and after."""
+    target, found = image_features(clip, image_set(fair).file), {"variety": {}, "kid": {}}
+    for when, place in places.items():
+        table = image_set(place / "images")
+        features = image_features(clip, table.file)
+        found["variety"][when] = variety(features, table.prompt.tolist())
+        size = min(len(features), len(target)) // 2
+        found["kid"][when] = kid(features, target, size=size, seed=seed)[0] if size > 1 else None
+    return found
 
 
 def _trained(prompts: PromptSet, experiment: Experiment, kind: str) -> pd.DataFrame:

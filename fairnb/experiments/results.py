@@ -56,7 +56,8 @@ def results_table(results: list[dict]) -> pd.DataFrame:
     `before`, `after` and their `ratio` are bias on held-out prompts, `sd` its standard deviation over seeds; `trained`
     is the bias on the prompts of the training; `faces` the share of images with a face, after; `share` and `spread` the
     mean share of the last class and its standard deviation over prompts, before and after. `FD` to the target,
-    `diversity`, `CLIP-T` (before and after) and `dino` stand only where a result holds them.
+    `diversity`, `CLIP-T`, `variety`, `kid`, `worst` (before and after; see `evaluation.evaluate`) and `dino` stand only
+    where a result holds them.
     """
     rows = []
     for result in results:
@@ -73,6 +74,11 @@ def results_table(results: list[dict]) -> pd.DataFrame:
                         f"{name} {when}": value for when, value in compared.get(name, {}).get(attribute, {}).items()
                     }
                 row |= {f"CLIP-T {when}": value for when, value in result.get("clip_t", {}).items()}
+                for name in ("variety", "kid"):
+                    values = result.get(name, {}).items()
+                    row |= {f"{name} {when}": np.nan if value is None else value for when, value in values}
+                for when, worst in result.get("worst", {}).items():
+                    row |= {f"worst {when}": worst[attribute]["mean"]} if attribute in worst else {}
                 row |= {"dino": result["dino"]} if result.get("dino") is not None else {}
                 for when, values in compared["share"].get(attribute, {}).items():
                     row |= {f"share {when}": values["mean"], f"spread {when}": values["std"]}

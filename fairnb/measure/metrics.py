@@ -178,6 +178,24 @@ def summarise(records: pd.DataFrame, attribute: str, seed: int = 0) -> dict:
     }
 
 
+def worst_tenth(records: pd.DataFrame, attribute: str) -> dict[str, float]:
+    """Mean bias of the tenth of the prompts (one at least) that are most biased, and its floor: what a perfectly fair
+    generator would score with as many faces, by simulation. NaN without any face.
+
+    A model that is balanced on average may be far from it for some words: the mean over prompts does not tell.
+    """
+    table = bias_by_prompt(records, attribute).query("n > 0")
+    if table.empty:
+        return {"mean": nan, "floor": nan}
+    classes, rng = len(joint_attribute(attribute.split("+")).classes), np.random.default_rng(0)
+    fair = np.stack([bias(rng.multinomial(n, np.full(classes, 1 / classes), DRAWS) / n) for n in table.n], 1)
+    worst = max(1, round(len(table) / 10))
+    return {
+        "mean": float(table.bias.nlargest(worst).mean()),
+        "floor": float(np.sort(fair, 1)[:, -worst:].mean()),
+    }
+
+
 def scores(records: pd.DataFrame, attribute: str, target: Sequence[float] | None = None, seed: int = 0) -> pd.DataFrame:
     """The metrics of an attribute (or of several, "gender+age") over the prompts, and the share of each class.
 

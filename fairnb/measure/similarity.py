@@ -1,5 +1,5 @@
-"""How similar images are to their prompts (CLIP-T) and originals (CLIP-I, DINO), and how far apart two sets of images
-are (KID, FID)."""
+"""How similar images are to their prompts (CLIP-T), to originals (CLIP-I, DINO) and to each other (variety), and how
+far apart two sets of images are (KID, FID)."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -88,6 +88,20 @@ def image_features(encoder: Clip | Dino, files: Iterable[Path], batch: int = 64)
     """Features [N, D] of norm 1 of image files of any sizes, on the encoder's device."""
     batches = image_batches(Path(), ({"path": file} for file in files), batch)
     return torch.cat([encoder.image_features(images.to(encoder.mean.device)) for _, images in batches])
+
+
+def variety(features: torch.Tensor, prompts: Sequence) -> float:
+    """How different two images of one prompt are: mean of 1 - cosine over the pairs, then over the prompts.
+
+    `features` [N, D] of norm 1, and the prompt of each; NaN if none has two images. It falls for a model that draws one
+    face over and over.
+    """
+    distances = []
+    for rows in pd.Series(range(len(prompts))).groupby(list(prompts)).indices.values():
+        if (count := len(rows)) > 1:
+            own = features[rows.tolist()]
+            distances.append(1 - ((own @ own.T).sum().item() - count) / (count * (count - 1)))
+    return sum(distances) / len(distances) if distances else float("nan")
 
 
 def kid(features: torch.Tensor, reference: torch.Tensor, *, size: int, seed: int, subsets: int = 50):

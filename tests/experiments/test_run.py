@@ -203,6 +203,9 @@ def test_the_table_takes_means_and_spread_over_seeds(tmp_path):
             "sure": {"after": {"gender": 0.9}},
             "faces": {"before": 1.0, "after": 0.95},
             "trained": {"occupations": {"gender": bias}},
+            "worst": {when: {"gender": {"mean": 1.0, "floor": 0.5}} for when in ("before", "after")},
+            "variety": {"before": 0.2, "after": 0.1 * seed},
+            "kid": {"before": None, "after": 0.02},  # None where the images were too few
         }
         about = {"experiment": "one", "seed": seed, "identity": identity}
         return about | {"kinds": {"occupations": compared}} | costs | seen
@@ -214,6 +217,9 @@ def test_the_table_takes_means_and_spread_over_seeds(tmp_path):
     row = results_table(read_results([tmp_path / str(seed) for seed in range(3)])).loc["one", "occupations", "gender"]
     assert row["trained after"] == 0.3 and row.faces == 0.95
     assert (row.seeds, row.before, row.after, row.sd, row.ratio) == (3, 0.8, 0.3, 0.1, 0.375)
+    assert (row["worst after"], row["variety after"], row["kid after"]) == (1, 0.1, 0.02) and np.isnan(
+        row["kid before"]
+    )
     file = tmp_path / "all.json"
     file.write_text(json.dumps([result(1, 0.9), result(7, 0.5)]))  # of another machine; seed 1 is here too
     after = {each["seed"]: each for each in read_results([file, tmp_path / "1", tmp_path / "2"])}
@@ -354,3 +360,10 @@ def test_words_in_the_prompt_are_evaluated_like_any_method_and_train_nothing(min
     assert result["drift"] == pytest.approx(0, abs=1e-6)
     after = read_records(P.folder / "experiments" / "one" / "occupations" / "records.parquet")
     assert (after.gender == "female").all() and (after.prompt == "a photo of a miner").all()
+    elsewhere = read_records(P.folder / "experiments" / "one" / "contexts" / "records.parquet")
+    assert set(elsewhere.prompt) == {f"a photo of a miner {context}" for context in words.contexts[:2]}
+    assert (elsewhere.gender == "female").all() and result["worst"]["after"]["gender"]["mean"] == 1
+    assert result["contexts"]["gender"]["after"]["n_prompts"] == 2
+    assert all(0 < value < 1 for value in result["variety"].values())
+    fair = json.loads(next((P.folder / "experiments" / "original").glob("words_*/images/generation.json")).read_text())
+    assert fair["seed"] == P.seed + 1 and fair["prompts"][0]["words"] == ["female"] * P.evaluate.images

@@ -21,6 +21,7 @@ from fairnb.measure.metrics import (
     summarise,
     wilson,
     without_confusion,
+    worst_tenth,
 )
 
 
@@ -130,6 +131,17 @@ def test_summarise() -> None:
     assert whole["floor"] == pytest.approx(float(sampling_floor(4, 2)))
     assert whole["faceless_share"] == pytest.approx(2 / 14)
     assert whole == summarise(records({"a": (4, 0, 1), "b": (3, 1, 0), "c": (2, 2, 1)}), "gender")
+
+
+def test_the_worst_tenth_of_the_prompts() -> None:
+    seen = {str(number): (2, 2, 0) for number in range(17)} | {"a": (4, 0, 1), "b": (3, 1, 0), "c": (0, 0, 5)}
+    worst = worst_tenth(records(seen), "gender")  # 2 of 19, since c has no face
+    assert worst["mean"] == pytest.approx((1 + 0.5) / 2)
+    shares = np.random.default_rng(1).binomial(4, 0.5, (20000, 19)) / 4
+    assert worst["floor"] == pytest.approx(np.sort(np.abs(2 * shares - 1), 1)[:, -2:].mean(), abs=0.01)
+    one = worst_tenth(records({"a": (1, 3, 0)}), "gender")
+    assert one["mean"] == 0.5 and one["floor"] == pytest.approx(2 / 16 * 1 + 8 / 16 * 0.5, abs=0.02)
+    assert all(math.isnan(value) for value in worst_tenth(records({"a": (0, 0, 3)}), "gender").values())
 
 
 def test_no_face_at_all_is_undefined_and_said_so() -> None:

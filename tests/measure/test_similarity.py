@@ -10,7 +10,15 @@ from fairnb.errors import UserError
 from fairnb.files import write_json
 from fairnb.measure.generate import PLAN
 from fairnb.measure.images import load_image
-from fairnb.measure.similarity import fid, image_features, image_set, mean_image_similarity, paired, prompt_similarity
+from fairnb.measure.similarity import (
+    fid,
+    image_features,
+    image_set,
+    mean_image_similarity,
+    paired,
+    prompt_similarity,
+    variety,
+)
 from fairnb.vision.encoders import load_clip
 from tests.conftest import MINI
 
@@ -53,6 +61,20 @@ def test_fid_is_the_plain_formula():
     assert fid(*few) == pytest.approx(expected, rel=1e-3)
     with pytest.raises(UserError, match="FID needs two images at least"):
         fid(tensors[0], tensors[1][:1])
+
+
+def test_variety_by_hand():
+    right, up = torch.eye(2)
+    half = (right + up) / 2**0.5
+    features = torch.stack([right, right, up, right, half, up])
+    apart = 1 - 0.5**0.5
+    assert variety(features[:2], ["a", "a"]) == pytest.approx(0, abs=1e-6)
+    each = [(0 + 1 + 1) / 3, (apart + 1 + apart) / 3]  # of the prompts a (rows 0, 1, 2) and b (rows 3, 4, 5)
+    assert variety(features, ["a", "a", "a", "b", "b", "b"]) == pytest.approx(np.mean(each))
+    order = [3, 0, 4, 1, 5, 2]
+    assert variety(features[order], ["b", "a"] * 3) == pytest.approx(np.mean(each))
+    assert variety(features[:3], ["a", "a", "b"]) == pytest.approx(0, abs=1e-6)  # a single image has no pair
+    assert np.isnan(variety(features[:2], ["a", "b"]))
 
 
 def test_features_do_not_depend_on_batches_and_sizes(clip, tmp_path):
