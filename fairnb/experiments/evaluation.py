@@ -14,8 +14,9 @@ from fairnb.adapters.protocol import Adapter
 from fairnb.diffusion.pipeline import processes
 from fairnb.figures.pictures import before_after
 from fairnb.figures.style import save_figure
+from fairnb.files import read_json, write_json
 from fairnb.identity import hashed
-from fairnb.measure.generate import generate
+from fairnb.measure.generate import PLAN, generate
 from fairnb.measure.judge import judge_images
 from fairnb.measure.metrics import (
     diversity,
@@ -34,7 +35,7 @@ from fairnb.prompts.sets import OCCUPATIONS, PromptSet, evenly, prompt_rows
 from fairnb.prompts.templates import draw_words, photo_of
 from fairnb.vision.classifiers import Classifier
 from fairnb.vision.encoders import Clip, Dino
-from fairnb.vision.perception import VisionModels
+from fairnb.vision.perception import VisionModels, classifier_hash
 
 DRIFT_IMAGES = 8  # per prompt without people, if the evaluation has as many
 NAMED_OCCUPATIONS = 16  # evenly spaced, at most: enough to tell whether a named class is obeyed
@@ -128,16 +129,22 @@ def generate_and_judge(
     """Generate `images` images per prompt into folder/images and return the judge's records, with CLIP-T if `clip` is
     given.
 
-    They are also written to folder/records.parquet. Under `torchrun` only the main process judges.
+    They are also written to folder/records.parquet, and read from there if the same images were already judged by the
+    same models: experiments of one profile share the original's. Under `torchrun` only the main process judges.
     """
     state = processes()
     generate(
         pipe, rows, images=images, folder=folder / "images", seed=seed, replace=True, **profile.sampling.model_dump()
     )
+    records, judged = folder / "records.parquet", folder / "judged.json"
     if state.is_main_process:
-        write_records(judge_images(folder / "images", detector, judge, clip=clip), folder / "records.parquet")
+        models = [classifier_hash(model) for model in (judge, clip) if model is not None]
+        identity = hashed([read_json(folder / "images" / PLAN), models])
+        if not (records.is_file() and judged.is_file() and read_json(judged) == {"identity": identity}):
+            write_records(judge_images(folder / "images", detector, judge, clip=clip), records)
+            write_json(judged, {"identity": identity})
     state.wait_for_everyone()
-    return read_records(folder / "records.parquet")
+    return read_records(records)
 
 
 def evaluate(

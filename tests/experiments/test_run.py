@@ -15,7 +15,7 @@ from fairnb.adapters.neuron_sets import count_neurons, flat_offsets, intersectio
 from fairnb.diffusion.fingerprint import fingerprint
 from fairnb.errors import UserError
 from fairnb.experiments import run
-from fairnb.experiments.evaluation import _trained, compare_records, named_prompt_rows
+from fairnb.experiments.evaluation import _trained, compare_records, context_rows, generate_and_judge, named_prompt_rows
 from fairnb.experiments.methods import make_adapter, make_h_guidance, target_shares
 from fairnb.experiments.results import read_results, results_table
 from fairnb.experiments.run import run_experiment
@@ -346,7 +346,9 @@ def test_a_contrastive_experiment_trains_on_the_triplets_of_its_folder(mini, tmp
     assert history.startswith("loss,text,prompt")  # a LoRA of the text encoder has the text term alone
 
 
-def test_words_in_the_prompt_are_evaluated_like_any_method_and_train_nothing(mini, tmp_path, vision, judge):
+def test_words_in_the_prompt_are_evaluated_like_any_method_and_train_nothing(
+    mini, tmp_path, vision, judge, monkeypatch
+):
     P = smoke(tmp_path, adapter="words", shares={"gender": [1.0, 0.0]}, prompts=["occupations"])
     words = load_prompt_set(P.prompts)
     words = words.model_copy(
@@ -366,4 +368,13 @@ def test_words_in_the_prompt_are_evaluated_like_any_method_and_train_nothing(min
     assert result["contexts"]["gender"]["after"]["n_prompts"] == 2
     assert all(0 < value < 1 for value in result["variety"].values())
     fair = json.loads(next((P.folder / "experiments" / "original").glob("words_*/images/generation.json")).read_text())
+    judged = P.folder / "experiments" / "original" / "contexts" / "records.parquet"
+    made = judged.stat().st_mtime_ns
+    (P.folder / "experiments" / "one" / "result.json").unlink()
+    with monkeypatch.context() as patched:  # the same images and judge: nothing is judged again
+        patched.setattr("fairnb.experiments.evaluation.judge_images", None)
+        assert run_experiment(mini, vision, judge, words, P, "one")["kinds"] == result["kinds"]
+    assert judged.stat().st_mtime_ns == made
+    generate_and_judge(mini, context_rows(words), judged.parent, vision.detector, judge, P, images=1, seed=P.seed)
+    assert len(read_records(judged)) == 2  # other images are
     assert fair["seed"] == P.seed + 1 and fair["prompts"][0]["words"] == ["female"] * P.evaluate.images
