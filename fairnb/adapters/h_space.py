@@ -1,6 +1,6 @@
-"""h-space: hooks on the output of the U-Net's mid block, and DDIM inversion of images (Balancing Act)."""
+"""Hooks on outputs inside the U-Net, such as h, the mid block's, and DDIM inversion of images (Balancing Act)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -16,31 +16,48 @@ NOISE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trai
 
 @dataclass
 class UNetCall:
-    """A call of the U-Net: its timestep, and the rows of its batch that hold the prompt.
+    """A call of the U-Net: its timestep, latents and text states, and the rows of its batch that hold the prompt.
 
     With classifier-free guidance the other rows hold the empty prompt.
     """
 
     timestep: float = 0.0
     prompt: slice = field(default_factory=lambda: slice(None))
+    latents: torch.Tensor | None = None
+    states: torch.Tensor | None = None
 
 
-def on_h(pipe: StableDiffusionPipeline, act: Callable) -> list[RemovableHandle]:
-    """Register hooks that call `act(h, call)` after the mid block; a value it returns replaces h."""
+def on_outputs(
+    pipe: StableDiffusionPipeline,
+    modules: Mapping[str, torch.nn.Module],
+    act: Callable,
+    begin: Callable[[UNetCall], None] = lambda call: None,
+) -> list[RemovableHandle]:
+    """Register hooks that call `act(output, call, name)` after each of the U-Net's modules, whose output a returned
+    value replaces, and `begin(call)` before each call of the U-Net."""
     call = UNetCall()
 
     def note(module, inputs, values):
-        latents = inputs[0] if inputs else values["sample"]
-        timestep = inputs[1] if len(inputs) > 1 else values["timestep"]
+        given = dict(zip(("sample", "timestep", "encoder_hidden_states"), inputs, strict=False)) | values
+        latents, timestep = given["sample"], given["timestep"]
         call.timestep = float(timestep.flatten()[0] if isinstance(timestep, torch.Tensor) else timestep)
         # With classifier-free guidance the batch holds the same latents twice, first for the empty prompt.
         half = len(latents) // 2
         twice = half and len(latents) % 2 == 0 and torch.equal(latents[:half], latents[half:])
         call.prompt = slice(half, None) if twice else slice(None)
+        call.latents, call.states = latents, given["encoder_hidden_states"]
+        begin(call)
+
+    def hook(name: str) -> Callable:
+        return lambda module, inputs, output: act(output, call, name)
 
     first = pipe.unet.register_forward_pre_hook(note, with_kwargs=True)
-    second = pipe.unet.mid_block.register_forward_hook(lambda module, inputs, output: act(output, call))
-    return [first, second]
+    return [first, *(module.register_forward_hook(hook(name)) for name, module in modules.items())]
+
+
+def on_h(pipe: StableDiffusionPipeline, act: Callable) -> list[RemovableHandle]:
+    """Register hooks that call `act(h, call)` after the mid block; a value it returns replaces h."""
+    return on_outputs(pipe, {"h": pipe.unet.mid_block}, lambda output, call, name: act(output, call))
 
 
 @contextmanager

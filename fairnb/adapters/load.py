@@ -5,6 +5,8 @@ from pathlib import Path
 from diffusers import StableDiffusionPipeline
 
 from fairnb.adapters.bias_neurons import KIND
+from fairnb.adapters.class_directions import KIND as DIRECTIONS
+from fairnb.adapters.class_directions import ClassDirections, load_class_directions
 from fairnb.adapters.full import KIND as FULL
 from fairnb.adapters.full import load_full
 from fairnb.adapters.h_guidance import KIND as GUIDANCE
@@ -18,9 +20,9 @@ from fairnb.errors import UserError
 PICKLED = (".pth", ".pt", ".bin", ".ckpt")
 
 
-def load_adapter(path: str | Path, pipe: StableDiffusionPipeline) -> Adapter | HGuidance:
-    """Load a file by what it holds, not applied: bias neurons, full weights, h-guidance, LoRA or prefix tokens
-    (safetensors).
+def load_adapter(path: str | Path, pipe: StableDiffusionPipeline) -> Adapter | HGuidance | ClassDirections:
+    """Load a file by what it holds, not applied: bias neurons, full weights, h-guidance, class directions, LoRA or
+    prefix tokens (safetensors).
 
     LoRA and prefix tokens may be those of other tools. A whole fine-tuned U-Net (.pth too) becomes bias neurons.
     `UserError` if the file is damaged, none of these, or made for another model.
@@ -37,4 +39,6 @@ def load_adapter(path: str | Path, pipe: StableDiffusionPipeline) -> Adapter | H
         return load_full(path, pipe)
     if header.get("kind") == GUIDANCE:
         return load_h_guidance(path, pipe.device)
+    if header.get("kind") == DIRECTIONS:
+        return load_class_directions(path, pipe.device)
     return load_prefix(path, pipe) if len(tensors) == 1 else load_lora(path, pipe)

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from fairnb.adapters.bias_neurons import KIND
+from fairnb.adapters.class_directions import KIND as DIRECTIONS
+from fairnb.adapters.class_directions import load_class_directions
 from fairnb.adapters.full import KIND as FULL
 from fairnb.adapters.h_guidance import KIND as GUIDANCE
 from fairnb.adapters.h_guidance import load_h_guidance
@@ -10,6 +12,7 @@ from fairnb.adapters.lora_files import read_factors
 from fairnb.adapters.patch import read_header
 from fairnb.adapters.protocol import read_weights
 from fairnb.files import write_atomically
+from fairnb.prompts.attributes import get_attribute
 
 CARD = """---
 base_model: {base}
@@ -46,7 +49,7 @@ fairnb generate "a photo of a doctor" --out doctors --model {base} --patch patch
 
 def describe(path: str | Path) -> str:
     """Describe any adapter's file, for `fairnb show`."""
-    if Path(path).is_file() and (other := _values(path) or _guidance(path)):
+    if Path(path).is_file() and (other := _values(path) or _guidance(path) or _directions(path)):
         return other
     header = read_header(path)
     blocks: dict[str, int] = {}
@@ -67,7 +70,7 @@ def _values(path: str | Path) -> str | None:
     tensors, about, record = read_weights(path)
     full = about.get("kind") == FULL
     lora_or_prefix = len(tensors) == 1 or any("lora" in name for name in tensors)
-    if about.get("kind") in (KIND, GUIDANCE) or not (full or lora_or_prefix):
+    if about.get("kind") in (KIND, GUIDANCE, DIRECTIONS) or not (full or lora_or_prefix):
         return None
     factors = read_factors(path, tensors, about) if len(tensors) > 1 and not full else {}
     ranks = [len(factor) for name, factor in factors.items() if name.endswith(".lora_A.weight")]
@@ -97,6 +100,21 @@ def _guidance(path: str | Path) -> str | None:
         steps = zip(each.timesteps.tolist(), each.reliable.tolist(), strict=True)
         lines += [f"{name}: {shares}", "reliable by timestep: " + ", ".join(f"{at:.0f} {how:.2f}" for at, how in steps)]
     return "\n".join([*lines, *_lines(guidance.metadata)])
+
+
+def _directions(path: str | Path) -> str | None:
+    """Describe class directions; None for any other file."""
+    if read_weights(path)[1].get("kind") != DIRECTIONS:
+        return None
+    made = load_class_directions(path, "cpu")
+    one, size = next(iter(made.directions.values())), Path(path).stat().st_size / 1e6
+    where = f"{len(one.basis)} cross-attention layers at {len(one.timesteps)} timesteps"
+    lines = [f"{path}: class directions in {where}; {size:.2f} MB"]
+    for name, shares in made.shares.items():
+        lines.append(f"{name}: {_short(dict(zip(get_attribute(name).classes, shares.tolist(), strict=True)))}")
+    for what, errors in made.gate.errors.items():
+        lines.append(f"gate, {what}: " + ", ".join(f"{share:.1%} {kind}" for kind, share in errors.items()))
+    return "\n".join([*lines, *_lines(made.metadata)])
 
 
 def write_card(folder: str | Path, *, base: str, revision: str | None, figures: str) -> Path:

@@ -213,6 +213,45 @@ def guide(
 
 
 @commands.command(rich_help_panel=DEBIAS)
+def steer(
+    model: ModelArgument,
+    out: Annotated[Path, typer.Option(help="The file to write (.safetensors).")],
+    attribute: Annotated[
+        str | None, typer.Option(help="One or several, such as gender,skin_tone; else the profile's.")
+    ] = None,
+    share: Annotated[
+        list[str] | None,
+        typer.Option(help="Of each class, for example 0.7,0.3, once for each attribute in their order; else equal."),
+    ] = None,
+    profile: ProfileOption = "mini",
+    change: SetOption = None,
+) -> None:
+    """Measure class directions and write them with a gate, for --patch of generate and audit. No weight changes.
+
+    While sampling, each image gets a class drawn from the shares; prompts that name a class or show no person are left
+    alone.
+
+    \b
+    Examples:
+      fairnb steer data/mini-sd --out steer.safetensors
+      fairnb steer data/mini-sd --attribute gender,age --share 0.5,0.5 --share 0.7,0.3 --out both.safetensors
+    """
+    from fairnb.adapters.model_cards import describe
+    from fairnb.diffusion.pipeline import processes
+    from fairnb.experiments.methods import make_class_directions
+    from fairnb.prompts.attributes import get_attribute
+    from fairnb.prompts.sets import load_prompt_set
+
+    settings = load_settings(model, profile, change)
+    shares = shares_of([get_attribute(name) for name in parse_attributes(attribute, [settings.attribute])], share)
+    words = load_prompt_set(settings.prompts)
+    made = make_class_directions(load_model(settings), shares, words, settings)
+    if processes().is_main_process:
+        made.save(out)
+        typer.echo(f"{describe(out)}\nuse it with fairnb generate ... --patch {out}")
+
+
+@commands.command(rich_help_panel=DEBIAS)
 def apply(
     patch: Annotated[Path, typer.Argument(help="A patch (.safetensors).")],
     to: Annotated[str, typer.Option(help="The model it was made for: a diffusers folder or a hub id.")],

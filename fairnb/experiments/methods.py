@@ -7,6 +7,7 @@ one training loop and one evaluation in common.
 
 import json
 import time
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from fairnb.adapters.bias_neurons import BiasNeurons
+from fairnb.adapters.class_directions import ClassDirections, directions_from_prompts
 from fairnb.adapters.full import FullWeights, load_full
 from fairnb.adapters.h_classifiers import h_classifier_from_prompts
 from fairnb.adapters.h_guidance import HGuidance, load_h_guidance
@@ -32,6 +34,7 @@ from fairnb.adapters.neuron_sets import (
     write_flat_text,
 )
 from fairnb.adapters.prefix import PrefixTokens
+from fairnb.adapters.prompt_gate import fit_gate
 from fairnb.adapters.protocol import Adapter
 from fairnb.diffusion.fingerprint import model_identity
 from fairnb.diffusion.pipeline import processes
@@ -209,3 +212,12 @@ def _h_classifier(
             HGuidance([made], {attribute: shares}, 0.0, reliable=0.0).save(path, about)
         state.wait_for_everyone()
     return load_h_guidance(path, pipe.device)
+
+
+def make_class_directions(
+    pipe: StableDiffusionPipeline, shares: Mapping[str, Sequence[float]], prompts: PromptSet, profile: Profile
+) -> ClassDirections:
+    """Measure the directions of attributes on the train occupations, an image of each class, and fit the gate."""
+    how = {"images": 1, "sampling": profile.sampling, "seed": profile.seed}
+    measured = [directions_from_prompts(pipe, name, prompts.prompts("train"), **how) for name in shares]
+    return ClassDirections(measured, shares, fit_gate(pipe, list(shares), prompts, profile.seed, profile.attributes))

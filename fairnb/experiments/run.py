@@ -9,7 +9,13 @@ from fairnb.adapters.load import load_adapter
 from fairnb.diffusion.fingerprint import model_identity
 from fairnb.diffusion.pipeline import processes
 from fairnb.experiments.evaluation import evaluate
-from fairnb.experiments.methods import is_current, make_adapter, make_h_guidance, target_shares
+from fairnb.experiments.methods import (
+    is_current,
+    make_adapter,
+    make_class_directions,
+    make_h_guidance,
+    target_shares,
+)
 from fairnb.files import read_json, write_json
 from fairnb.identity import content, hashed, refuse_another
 from fairnb.measure.provenance import provenance
@@ -123,6 +129,12 @@ def _train(
             guidance.save(folder / "patch.safetensors", record)
         state.wait_for_everyone()
         return minutes
+    if experiment.adapter == "directions":
+        directions = make_class_directions(pipe, experiment.shares, own, profile)
+        if state.is_main_process:
+            directions.save(folder / "patch.safetensors", record)
+        state.wait_for_everyone()
+        return None
     adapter = make_adapter(pipe, name, profile, prompts)
     # Originals are shared between experiments that generate the same images and align the same attributes.
     alike = (settings.pool, *(settings.steps or ()), settings.face_weight > 0, *experiment.shares)

@@ -1,0 +1,242 @@
+"""Class directions: a class for each image, set where the prompt enters the U-Net; no weight changes.
+
+At every cross-attention layer and timestep the mean outputs for prompts that name a class ("a photo of a female pilot")
+differ between classes along few directions, the same for all occupations. While sampling, each image is drawn a class
+from the target shares, and the mean of each output over its positions is set, along these directions, to the value that
+prompts naming this class have: what the occupation says about the class is replaced, at natural strength, and
+everything else stays (as EquiSteer, 2026, does; RespoDiff, 2025, adds a learnt direction to h). A gate leaves prompts
+alone that name a class themselves or show no person (`prompt_gate`).
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline
+from torch.utils.hooks import RemovableHandle
+from tqdm import tqdm
+
+from fairnb.adapters.h_space import UNetCall, on_outputs
+from fairnb.adapters.prompt_gate import PromptGate
+from fairnb.adapters.protocol import read_weights, save_weights
+from fairnb.diffusion.sampling import noise, sample
+from fairnb.errors import UserError
+from fairnb.profiles import Sampling
+from fairnb.prompts.attributes import get_attribute
+from fairnb.prompts.templates import name_class
+
+KIND = "fairnb class directions 1"
+KEPT = 10  # timesteps, at most; those between use the nearest
+
+
+@dataclass
+class Directions:
+    """The directions of an attribute with K classes at T timesteps (descending), by the name of the layer.
+
+    `basis` [T, K-1, C]: orthonormal directions in the layer's output, and `values` [T, K, K-1]: where the classes lie.
+    """
+
+    attribute: str
+    timesteps: torch.Tensor
+    basis: dict[str, torch.Tensor]
+    values: dict[str, torch.Tensor]
+
+    def nearest(self, timestep: float) -> int:
+        """The position of the nearest timestep."""
+        return int((self.timesteps - timestep).abs().argmin())
+
+
+@torch.no_grad()
+def directions_from_prompts(
+    pipe: StableDiffusionPipeline,
+    attribute: str,
+    prompts: Sequence[str],
+    *,
+    images: int,
+    sampling: Sampling,
+    seed: int,
+) -> Directions:
+    """Measure the directions of an attribute on `images` images of each prompt and class.
+
+    Only means are kept, so memory does not grow with the number of images.
+    """
+    sums: dict[float, dict[str, torch.Tensor]] = {}
+    layers, current = cross_attention(pipe), 0
+    words = get_attribute(attribute).words
+
+    def add(output: torch.Tensor, call: UNetCall, name: str) -> None:
+        mean = output[call.prompt].float().mean(1).sum(0)
+        of = sums.setdefault(call.timestep, {}).setdefault(name, mean.new_zeros(len(words), len(mean)))
+        of[current] += mean
+
+    hooks = on_outputs(pipe, layers, add)
+    try:
+        for number, word in enumerate(words):
+            current = number  # which `add` reads
+            asked = [name_class(prompt, word) for prompt in prompts for _ in range(images)]
+            start = torch.cat([noise(pipe, prompt, range(images), seed) for prompt in prompts])
+            for at in tqdm(range(0, len(asked), sampling.batch), f"directions of {attribute}: {word}"):
+                rows = slice(at, at + sampling.batch)
+                how = {"steps": sampling.steps, "guidance_scale": sampling.guidance_scale}
+                sample(pipe, asked[rows], start[rows], **how)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    timesteps = sorted(sums, reverse=True)
+    kept = [timesteps[round(at)] for at in torch.linspace(0, len(timesteps) - 1, min(KEPT, len(timesteps))).tolist()]
+    basis, values = {}, {}
+    for name in layers:
+        means = torch.stack([sums[at][name] for at in kept]) / (len(prompts) * images)  # [T, K, C]
+        middle = means.mean(1, keepdim=True)
+        basis[name] = torch.linalg.svd(means - middle, full_matrices=False).Vh[:, : len(words) - 1]
+        values[name] = means @ basis[name].mT
+    return Directions(attribute, torch.tensor(kept, device=pipe.device), basis, values)
+
+
+def cross_attention(pipe: StableDiffusionPipeline) -> dict[str, torch.nn.Module]:
+    """The U-Net's cross-attention layers by name."""
+    return {name: module for name, module in pipe.unet.named_modules() if name.endswith("attn2")}
+
+
+class ClassDirections:
+    """Class directions with target shares and a gate, applied to a pipeline like any adapter.
+
+    `shares` maps each attribute to its target shares [K]. The images of a call are drawn classes by systematic
+    sampling: the shares are met to within one image, in a random order that the noise decides. `UserError` for an
+    attribute without directions, shares that are no distribution, and another model.
+    """
+
+    acts_from = 0
+
+    def __init__(self, directions: Sequence[Directions], shares: Mapping[str, Sequence[float]], gate: PromptGate):
+        self.shares = {name: torch.as_tensor(each, dtype=torch.float64) for name, each in shares.items()}
+        known = {each.attribute: each for each in directions}
+        for name, each in self.shares.items():
+            if name not in known:
+                raise UserError(f"there are no directions of {name}, only of {', '.join(known)}: measure them first")
+            classes = get_attribute(name).classes
+            if each.shape != (len(classes),) or (each < 0).any() or abs(each.sum().item() - 1) > 1e-3:
+                wanted = f"a share for each of {', '.join(classes)}, with sum 1"
+                raise UserError(f"shares of {name} are {each.tolist()}: give {wanted}")
+        self.directions = {name: known[name] for name in shares}
+        self.gate = gate
+        self.metadata: dict = {}
+        self._hooks: list[RemovableHandle] = []
+
+    def parameters(self) -> list[torch.Tensor]:
+        """The numbers of the file: directions, values, and the weights of the gate."""
+        return list(self.tensors().values())
+
+    def apply(self, pipe: StableDiffusionPipeline, strength: float = 1.0) -> None:
+        """Steer the pipeline; 1 replaces the class, 0 is bitwise the plain pipeline."""
+        self.remove(pipe)
+        layers = cross_attention(pipe)
+        for each in self.directions.values():
+            widths = {name: module.to_out[0].out_features for name, module in layers.items()}
+            if widths != {name: basis.shape[2] for name, basis in each.basis.items()}:
+                raise UserError(
+                    f"the directions of {each.attribute} were measured on another model: measure them again"
+                )
+        if not strength:
+            return
+        pipe.applied = f"class directions {self._digest()} x {strength:g}"  # as no weight tells it
+        first, chosen, opens = -1.0, {}, {}
+
+        def begin(call: UNetCall) -> None:
+            nonlocal first
+            if call.timestep >= first:  # a new batch
+                first = call.timestep
+                chosen.update(
+                    {name: draw_classes(each, name, call.latents[call.prompt]) for name, each in self.shares.items()}
+                )
+            opens.update({name: self.gate.opens(name, call.states[call.prompt]) for name in self.shares})
+
+        def steer(output: torch.Tensor, call: UNetCall, layer: str) -> torch.Tensor | None:
+            rows = output[call.prompt].float()
+            for name, each in self.directions.items():
+                at = each.nearest(call.timestep)
+                basis, values = each.basis[layer][at], each.values[layer][at]
+                missing = values[chosen[name]] - rows.mean(1) @ basis.T
+                rows = rows + strength * (opens[name][:, None] * missing @ basis)[:, None]
+            output = output.clone()
+            output[call.prompt] = rows.to(output.dtype)
+            return output
+
+        self._hooks = on_outputs(pipe, layers, steer, begin)
+
+    def remove(self, pipe: StableDiffusionPipeline) -> None:
+        """Restore the plain pipeline."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        pipe.applied = None
+
+    def merge(self, pipe: StableDiffusionPipeline, strength: float = 1.0) -> None:
+        """Raise `UserError`: there is nothing to merge."""
+        raise UserError("class directions change the sampling and no weight, so they cannot be merged: apply them")
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What its file holds, on the CPU, in float16 but for the timesteps."""
+        tensors = {f"gate.{name}": weight.half() for name, weight in self.gate.weight.items()}
+        for name, each in self.directions.items():
+            tensors[f"{name}.timesteps"] = each.timesteps
+            for layer in each.basis:
+                tensors[f"{name}.basis.{layer}"] = each.basis[layer].half()
+                tensors[f"{name}.values.{layer}"] = each.values[layer].half()
+        return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+
+    def save(self, path: str | Path, metadata: dict | None = None) -> None:
+        """Write directions, shares and gate as safetensors (SD 1.5, two classes, 10 timesteps: .5 MB)."""
+        settings = {"shares": self._shares(), "errors": self.gate.errors}
+        save_weights(path, self.tensors(), metadata or {}, kind=KIND, settings=json.dumps(settings))
+
+    def _shares(self) -> dict[str, list[float]]:
+        return {name: each.tolist() for name, each in self.shares.items()}
+
+    def _digest(self) -> str:
+        digest = hashlib.sha256(json.dumps(self._shares()).encode())
+        for tensor in self.tensors().values():
+            digest.update(tensor.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def draw_classes(shares: torch.Tensor, attribute: str, latents: torch.Tensor) -> torch.Tensor:
+    """Draw a class [N] for each of N images by systematic sampling, from a seed that their noise gives.
+
+    Each class is drawn for N times its share of the images, rounded up or down, and each image has every class with its
+    share as probability, also the only image of a batch.
+    """
+    seed = hashlib.sha256(attribute.encode() + latents.float().cpu().numpy().tobytes()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(seed[:7]))
+    order = torch.randperm(len(latents), generator=generator)
+    places = (torch.arange(len(latents)) + torch.rand(1, generator=generator, dtype=torch.float64)) / len(latents)
+    drawn = torch.searchsorted(shares.cumsum(0), places, right=True).clamp(max=len(shares) - 1)
+    return drawn[order].to(latents.device)
+
+
+def load_class_directions(path: str | Path, device: torch.device | str) -> ClassDirections:
+    """Read a file of `ClassDirections.save`; `UserError` if it is damaged."""
+    tensors, header, record = read_weights(path)
+    tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
+    try:
+        settings = json.loads(header["settings"])
+        directions = []
+        for name in settings["shares"]:
+            parts = {
+                part: {
+                    key.removeprefix(f"{name}.{part}."): tensor.float()
+                    for key, tensor in tensors.items()
+                    if key.startswith(f"{name}.{part}.")
+                }
+                for part in ("basis", "values")
+            }
+            directions.append(Directions(name, tensors[f"{name}.timesteps"], **parts))
+        weight = {key.removeprefix("gate."): each.float() for key, each in tensors.items() if key.startswith("gate.")}
+        made = ClassDirections(directions, settings["shares"], PromptGate(weight, settings["errors"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"the class directions {path} are damaged ({error}): measure them again") from error
+    made.metadata = record
+    return made
