@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, PNDMScheduler
 
 from fairnb.adapters.class_directions import (
     ClassDirections,
@@ -115,6 +116,20 @@ def test_strength_0_a_closed_gate_and_directions_taken_off_are_bitwise_the_plain
     assert torch.equal(sample(pipe, PROMPT, latents, **HOW), plain)
     steered.remove(pipe)
     assert torch.equal(sample(pipe, PROMPT, latents, **HOW), plain) and pipe.applied is None
+
+
+@pytest.mark.parametrize("scheduler", [DDIMScheduler, PNDMScheduler, DPMSolverMultistepScheduler])
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_a_plain_diffusers_pipeline_is_steered_by_one_line(tiny_pipe, scheduler, guidance):
+    pipe = tiny_pipe()
+    made = directions_from_prompts(pipe, "gender", [PROMPT], images=1, sampling=SAMPLING, seed=0)
+    pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
+    latents, how = noise(pipe, PROMPT, range(3), 1), {"guidance_scale": guidance, "output_type": "latent"}
+    plain = pipe([PROMPT] * 3, latents=latents, num_inference_steps=5, **how).images
+    ClassDirections([made], {"gender": [0.5, 0.5]}, open_gate(pipe, "gender")).apply(pipe)
+    drawn = [pipe([PROMPT] * 3, latents=latents, num_inference_steps=5, **how).images for _ in range(2)]
+    assert torch.equal(*drawn) and not torch.allclose(drawn[0], plain)
+    assert torch.allclose(drawn[0], sample(pipe, PROMPT, latents, steps=5, guidance_scale=guidance), atol=1e-4)
 
 
 def test_classes_are_drawn_by_their_shares_also_for_a_single_image():
