@@ -189,7 +189,7 @@ class ClassDirections:
         return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
 
     def save(self, path: str | Path, metadata: dict | None = None) -> None:
-        """Write directions, shares and gate as safetensors (SD 1.5, two classes, 10 timesteps: .5 MB)."""
+        """Write directions, shares and gate as safetensors (SD 1.5, two classes, 10 timesteps: .25 MB)."""
         settings = {"shares": self._shares(), "errors": self.gate.errors}
         save_weights(path, self.tensors(), metadata or {}, kind=KIND, settings=json.dumps(settings))
 
