@@ -132,6 +132,23 @@ def test_a_plain_diffusers_pipeline_is_steered_by_one_line(tiny_pipe, scheduler,
     assert torch.allclose(drawn[0], sample(pipe, PROMPT, latents, steps=5, guidance_scale=guidance), atol=1e-4)
 
 
+def test_every_sampling_draws_anew_whatever_came_before(tiny_pipe):
+    pipe = tiny_pipe()
+    made = directions_from_prompts(pipe, "gender", [PROMPT], images=1, sampling=SAMPLING, seed=0)
+    steered = ClassDirections([made], {"gender": [0.5, 0.5]}, open_gate(pipe, "gender"))
+    one, two = noise(pipe, PROMPT, range(4), 1), noise(pipe, PROMPT, range(6), 2)
+
+    def drawn(latents, steps):
+        return sample(pipe, PROMPT, latents, steps=steps, guidance_scale=3.0)
+
+    for steps in (1, 2, 5):  # a sampling of more steps starts at another timestep
+        steered.apply(pipe)
+        alone = drawn(one, steps)
+        for other in (1, 2, 5):
+            drawn(two, other)
+            assert torch.equal(drawn(one, steps), alone), (steps, other)
+
+
 def test_classes_are_drawn_by_their_shares_also_for_a_single_image():
     shares = torch.tensor([0.5, 0.2, 0.3]).double()
     generator = torch.Generator().manual_seed(0)
