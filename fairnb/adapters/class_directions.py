@@ -143,16 +143,13 @@ class ClassDirections:
         if not strength:
             return
         pipe.applied = f"class directions {self._digest()} x {strength:g}"  # as no weight tells it
-        first, last, chosen, opens = -1.0, -1.0, {}, {}
+        chosen, opens = {}, {}
 
         def begin(call: UNetCall) -> None:
-            nonlocal first, last
-            if call.timestep > last or call.timestep == first:  # a new batch; some schedulers repeat later timesteps
-                first = call.timestep
+            if call.begins:
                 chosen.update(
                     {name: draw_classes(each, name, call.latents[call.prompt]) for name, each in self.shares.items()}
                 )
-            last = call.timestep
             opens.update({name: self.gate.opens(name, call.states[call.prompt]) for name in self.shares})
 
         def steer(output: torch.Tensor, call: UNetCall, layer: str) -> torch.Tensor | None:

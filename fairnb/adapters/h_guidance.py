@@ -96,17 +96,15 @@ class HGuidance:
         if not strength * self.strength:
             return
         pipe.applied = f"h-guidance {self._digest()} x {strength:g}"  # as no weight tells it
-        last, chosen = -1.0, {}
+        chosen = {}
 
         def move(output: torch.Tensor, call: UNetCall) -> torch.Tensor:
-            nonlocal last
             rows = slice(None) if self.both else call.prompt
             h = output[rows]
             if self.mode != "sample" and len(output[call.prompt]) == 1:
                 raise UserError("a batch of one picture has no shares: draw several at once, or use mode sample")
-            if call.timestep > last:  # a new batch
+            if call.begins:
                 chosen.clear()
-            last = call.timestep
             step = torch.zeros_like(h, dtype=torch.float32)
             for name, classifier in self.classifiers.items():
                 if (width := h[0].numel()) != classifier.weight.shape[2]:

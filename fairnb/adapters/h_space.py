@@ -16,12 +16,14 @@ NOISE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trai
 
 @dataclass
 class UNetCall:
-    """A call of the U-Net: its timestep, latents and text states, and the rows of its batch that hold the prompt.
+    """A call of the U-Net: its timestep, whether a sampling begins with it, its latents and text states, and the rows
+    of its batch that hold the prompt.
 
     With classifier-free guidance the other rows hold the empty prompt.
     """
 
-    timestep: float = 0.0
+    timestep: float = -1.0
+    begins: bool = True
     prompt: slice = field(default_factory=lambda: slice(None))
     latents: torch.Tensor | None = None
     states: torch.Tensor | None = None
@@ -35,12 +37,16 @@ def on_outputs(
 ) -> list[RemovableHandle]:
     """Register hooks that call `act(output, call, name)` after each of the U-Net's modules, whose output a returned
     value replaces, and `begin(call)` before each call of the U-Net."""
-    call = UNetCall()
+    call, first = UNetCall(), -1.0
 
     def note(module, inputs, values):
+        nonlocal first
         given = dict(zip(("sample", "timestep", "encoder_hidden_states"), inputs, strict=False)) | values
         latents, timestep = given["sample"], given["timestep"]
-        call.timestep = float(timestep.flatten()[0] if isinstance(timestep, torch.Tensor) else timestep)
+        now = float(timestep.flatten()[0] if isinstance(timestep, torch.Tensor) else timestep)
+        # Timesteps fall within a sampling; some schedulers repeat one, but never the first.
+        call.begins = now > call.timestep or now == first
+        first, call.timestep = now if call.begins else first, now
         # With classifier-free guidance the batch holds the same latents twice, first for the empty prompt.
         half = len(latents) // 2
         twice = half and len(latents) % 2 == 0 and torch.equal(latents[:half], latents[half:])

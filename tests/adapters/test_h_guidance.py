@@ -55,6 +55,19 @@ def test_strength_0_and_a_guidance_taken_off_are_bitwise_the_plain_pipeline(tiny
     assert torch.equal(sample(pipe, PROMPT, latents, steps=4, guidance_scale=3.0), plain)
 
 
+def test_every_batch_gets_classes_of_its_own_also_in_one_step(tiny_pipe):
+    pipe = tiny_pipe()
+    guidance = HGuidance([classifier(pipe)], {"gender": [0.5, 0.5]}, 50.0, mode="assigned")
+    one, two = noise(pipe, PROMPT, range(4), 0), noise(pipe, PROMPT, range(6), 1)
+    for steps in (1, 3):
+        guidance.apply(pipe)
+        alone = sample(pipe, PROMPT, one, steps=steps, guidance_scale=3.0)
+        for other in (1, 2):
+            sample(pipe, PROMPT, two, steps=other, guidance_scale=3.0)
+            assert torch.equal(sample(pipe, PROMPT, one, steps=steps, guidance_scale=3.0), alone)
+    guidance.remove(pipe)
+
+
 @pytest.mark.parametrize("published", [False, True])
 @pytest.mark.parametrize("divergence", ["kl", "chi2"])
 def test_h_moves_by_the_written_out_formula(tiny_pipe, divergence, published):
