@@ -54,8 +54,10 @@ Experiments of the profile mini (`make experiments`), means over the seeds. `bef
 standard deviation over seeds, `ratio` is after / before, `FFD` the ratio that FFD reports for Stable Diffusion 1.5.
 `trained` is the bias on the prompts of the training. `obeyed` is the share of images that show the class their prompt
 names, `sure` the share of faces that the judge is sure of, `faces` the share of images with a face. `clip_i` is the
-similarity to the original images, `drift` the change of images without people, `minutes` those of the training on one
-CPU thread.
+similarity to the original images, `drift` the change of images without people. `worst` is the bias of the worst tenth
+of the prompts when a context is added ("at night"), `variety` how different two images of a prompt are, and `kid` the
+distance to images of the original model whose prompts name classes in the target shares. `parameters` are the numbers
+that a method trains or measures, `minutes` those of the training on one CPU thread.
 
 {methods}
 
@@ -106,7 +108,8 @@ def results_page(place: Path, results: list[dict]) -> str:
 def _methods(results: list[dict]) -> pd.DataFrame:
     table = results_table(results)
     columns = ["seeds", "before", "after", "sd", "ratio", "trained after", "obeyed", "sure", "faces", "clip_i", "drift"]
-    shown = table[[*columns, "minutes"]].copy()
+    later = {f"{name} after": name for name in ("worst", "variety", "kid")}  # which older results do not hold
+    shown = table.reindex(columns=[*columns, *later, "parameters", "minutes"]).rename(columns=later)
     shown.insert(5, "FFD", pd.Series(FFD).reindex(shown.index))
     return shown.reset_index()
 
