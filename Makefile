@@ -74,7 +74,7 @@ sweeps: $(READY) ## the choice and number of weights, and the number of words, f
 	  $(BIN)/fairnb experiment $(SWEEP) --set name=$$sweep --set experiments=notebooks/profiles/sweeps/$$sweep.yaml || exit 1; \
 	done
 	for seed in 1 2; do \
-	  $(BIN)/fairnb experiment found-3-b random-3-b found-9-b random-9-b anywhere-9-b gradient-3-a $(SWEEP) --set seed=$$seed \
+	  $(BIN)/fairnb experiment found-3-b random-3-b found-9-b random-9-b anywhere-9-b $(SWEEP) --set seed=$$seed \
 	    --set name=weights-seed$$seed --set experiments=notebooks/profiles/sweeps/weights.yaml || exit 1; \
 	done
 	$(BIN)/fairnb results outputs/weights outputs/weights-seed1 outputs/weights-seed2 --out outputs/mini/weights.json
