@@ -163,9 +163,9 @@ class Contrast(_Section):
 
 
 class Experiment(_Section):
-    """Notebooks 08 to 12: an adapter, the target shares, and the differences from the profile's `finetune`."""
+    """Notebooks 08 to 12: an adapter ("words" are drawn into the prompts), target shares, and changes of `finetune`."""
 
-    adapter: Literal["neurons", "lora", "full", "prefix", "h_guidance", "directions", "words"]  # drawn into prompts
+    adapter: Literal["neurons", "lora", "full", "prefix", "h_guidance", "directions", "words"]
     parts: Annotated[list[Literal["text_encoder", "unet"]], Field(min_length=1)] = ["text_encoder"]  # of lora and full
     rank: Count = 8  # of a LoRA
     tokens: Count = 5  # of a prefix

@@ -1,11 +1,11 @@
 """Class directions: a class for each image, set where the prompt enters the U-Net; no weight changes.
 
 At every cross-attention layer and timestep the mean outputs for prompts that name a class ("a photo of a female pilot")
-differ between classes along few directions, the same for all occupations. While sampling, each image is drawn a class
-from the target shares, and the mean of each output over its positions is set, along these directions, to the value that
-prompts naming this class have: what the occupation says about the class is replaced, at natural strength, and
-everything else stays (as EquiSteer, 2026, does; RespoDiff, 2025, adds a learnt direction to h). A gate leaves prompts
-alone that name a class themselves or show no person (`prompt_gate`).
+differ between classes along few directions, measured over all train occupations. While sampling, each image is drawn a
+class from the target shares, and the mean of each output over its positions is set, along these directions, to the
+value that prompts naming this class have: what the occupation says about the class is replaced, at natural strength,
+and everything else stays (as EquiSteer, 2026, does; RespoDiff, 2025, adds a learnt direction to h). A gate leaves
+prompts alone that name a class themselves or show no person (`prompt_gate`).
 """
 
 import hashlib
@@ -16,10 +16,9 @@ from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionPipeline
-from torch.utils.hooks import RemovableHandle
 from tqdm import tqdm
 
-from fairnb.adapters.h_space import UNetCall, on_outputs
+from fairnb.adapters.h_space import Steering, UNetCall, check_distribution, on_outputs
 from fairnb.adapters.prompt_gate import PromptGate
 from fairnb.adapters.protocol import read_weights, save_weights
 from fairnb.diffusion.sampling import noise, sample
@@ -101,7 +100,7 @@ def cross_attention(pipe: StableDiffusionPipeline) -> dict[str, torch.nn.Module]
     return {name: module for name, module in pipe.unet.named_modules() if name.endswith("attn2")}
 
 
-class ClassDirections:
+class ClassDirections(Steering):
     """Class directions with target shares and a gate, applied to a pipeline like any adapter.
 
     `shares` maps each attribute to its target shares [K]. The images of a call are drawn classes by systematic
@@ -109,22 +108,18 @@ class ClassDirections:
     attribute without directions, shares that are no distribution, and another model.
     """
 
-    acts_from = 0
+    title = "class directions"
 
     def __init__(self, directions: Sequence[Directions], shares: Mapping[str, Sequence[float]], gate: PromptGate):
+        super().__init__()
         self.shares = {name: torch.as_tensor(each, dtype=torch.float64) for name, each in shares.items()}
         known = {each.attribute: each for each in directions}
         for name, each in self.shares.items():
             if name not in known:
                 raise UserError(f"there are no directions of {name}, only of {', '.join(known)}: measure them first")
-            classes = get_attribute(name).classes
-            if each.shape != (len(classes),) or (each < 0).any() or abs(each.sum().item() - 1) > 1e-3:
-                wanted = f"a share for each of {', '.join(classes)}, with sum 1"
-                raise UserError(f"shares of {name} are {each.tolist()}: give {wanted}")
+            check_distribution(name, each, get_attribute(name).classes)
         self.directions = {name: known[name] for name in shares}
         self.gate = gate
-        self.metadata: dict = {}
-        self._hooks: list[RemovableHandle] = []
 
     def parameters(self) -> list[torch.Tensor]:
         """The numbers of the file: directions, values, and the weights of the gate."""
@@ -164,17 +159,6 @@ class ClassDirections:
             return output
 
         self._hooks = on_outputs(pipe, layers, steer, begin)
-
-    def remove(self, pipe: StableDiffusionPipeline) -> None:
-        """Restore the plain pipeline."""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
-        pipe.applied = None
-
-    def merge(self, pipe: StableDiffusionPipeline, strength: float = 1.0) -> None:
-        """Raise `UserError`: there is nothing to merge."""
-        raise UserError("class directions change the sampling and no weight, so they cannot be merged: apply them")
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """What its file holds, on the CPU, in float16 but for the timesteps."""

@@ -20,10 +20,9 @@ import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
 from torch.nn import functional
-from torch.utils.hooks import RemovableHandle
 
 from fairnb.adapters.h_classifiers import HClassifier
-from fairnb.adapters.h_space import UNetCall, on_h
+from fairnb.adapters.h_space import Steering, UNetCall, check_distribution, on_h
 from fairnb.adapters.protocol import read_weights, save_weights
 from fairnb.errors import UserError
 from fairnb.measure.targets import targets
@@ -35,7 +34,7 @@ MODES = ("distribution", "sample", "assigned")
 DIVERGENCES = ("kl", "chi2")
 
 
-class HGuidance:
+class HGuidance(Steering):
     """Guided sampling, applied to a pipeline like any adapter; plain diffusers and `sampling.sample` then use it.
 
     `shares` maps each attribute to its target shares [K]. Mode "distribution" moves the mean probabilities of a batch
@@ -50,7 +49,7 @@ class HGuidance:
     where shares are wanted, and a strength that makes h infinite.
     """
 
-    acts_from = 0
+    title = "h-guidance"
 
     def __init__(
         self,
@@ -64,6 +63,7 @@ class HGuidance:
         both: bool = False,
         raw: bool = False,
     ):
+        super().__init__()
         for value, known in ((mode, MODES), (divergence, DIVERGENCES)):
             if value not in known:
                 raise UserError(f"guidance knows no '{value}': use {', '.join(known)}")
@@ -71,10 +71,7 @@ class HGuidance:
         self.shares = {name: torch.as_tensor(np.asarray(each), dtype=torch.float32) for name, each in shares.items()}
         self.classifiers = {name: _of(classifiers, name) for name in shares}
         for name, each in self.shares.items():
-            classes = self.classifiers[name].classes
-            if each.shape != (len(classes),) or (each < 0).any() or abs(each.sum().item() - 1) > 1e-3:
-                wanted = f"a share for each of {', '.join(classes)}, with sum 1"
-                raise UserError(f"shares of {name} are {each.tolist()}: give {wanted}")
+            check_distribution(name, each, self.classifiers[name].classes)
             best = self.classifiers[name].reliable.max().item()
             if best < reliable:
                 raise UserError(
@@ -83,8 +80,6 @@ class HGuidance:
                 )
         self.strength, self.mode, self.divergence, self.reliable = strength, mode, divergence, reliable
         self.both, self.raw = both, raw
-        self.metadata: dict = {}
-        self._hooks: list[RemovableHandle] = []
 
     def parameters(self) -> list[torch.Tensor]:
         """The weights and offsets of the classifiers."""
@@ -129,17 +124,6 @@ class HGuidance:
             return output
 
         self._hooks = on_h(pipe, move)
-
-    def remove(self, pipe: StableDiffusionPipeline) -> None:
-        """Restore the plain pipeline."""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
-        pipe.applied = None
-
-    def merge(self, pipe: StableDiffusionPipeline, strength: float = 1.0) -> None:
-        """Raise `UserError`: there is nothing to merge."""
-        raise UserError("h-guidance changes the sampling and no weight, so it cannot be merged: apply it instead")
 
     def save(self, path: str | Path, metadata: dict | None = None) -> None:
         """Write classifiers, shares and settings as safetensors, weights in float16 (SD 1.5, 2 classes, 50 steps: 16

@@ -1,6 +1,6 @@
 """Hooks on outputs inside the U-Net, such as h, the mid block's, and DDIM inversion of images (Balancing Act)."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -9,6 +9,7 @@ from diffusers import DDIMInverseScheduler, StableDiffusionPipeline
 from torch.utils.hooks import RemovableHandle
 
 from fairnb.diffusion.pipeline import encode_prompts
+from fairnb.errors import UserError
 
 # The part of a scheduler's config that describes the noise of the model's training.
 NOISE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
@@ -64,6 +65,35 @@ def on_outputs(
 def on_h(pipe: StableDiffusionPipeline, act: Callable) -> list[RemovableHandle]:
     """Register hooks that call `act(h, call)` after the mid block; a value it returns replaces h."""
     return on_outputs(pipe, {"h": pipe.unet.mid_block}, lambda output, call, name: act(output, call))
+
+
+class Steering:
+    """What adapters have in common that change the sampling by hooks, and no weight."""
+
+    acts_from = 0
+    title: str  # in messages
+
+    def __init__(self):
+        self.metadata: dict = {}
+        self._hooks: list[RemovableHandle] = []
+
+    def remove(self, pipe: StableDiffusionPipeline) -> None:
+        """Restore the plain pipeline."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        pipe.applied = None
+
+    def merge(self, pipe: StableDiffusionPipeline, strength: float = 1.0) -> None:
+        """Raise `UserError`: there is nothing to merge."""
+        raise UserError(f"{self.title} cannot be merged, changing the sampling and no weight: apply instead")
+
+
+def check_distribution(name: str, shares: torch.Tensor, classes: Sequence[str]) -> None:
+    """`UserError` if `shares` [K] are no distribution over the classes of the attribute `name`."""
+    if shares.shape != (len(classes),) or (shares < 0).any() or abs(shares.sum().item() - 1) > 1e-3:
+        wanted = f"a share for each of {', '.join(classes)}, with sum 1"
+        raise UserError(f"shares of {name} are {shares.tolist()}: give {wanted}")
 
 
 @contextmanager

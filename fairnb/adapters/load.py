@@ -6,11 +6,12 @@ from diffusers import StableDiffusionPipeline
 
 from fairnb.adapters.bias_neurons import KIND
 from fairnb.adapters.class_directions import KIND as DIRECTIONS
-from fairnb.adapters.class_directions import ClassDirections, load_class_directions
+from fairnb.adapters.class_directions import load_class_directions
 from fairnb.adapters.full import KIND as FULL
 from fairnb.adapters.full import load_full
 from fairnb.adapters.h_guidance import KIND as GUIDANCE
-from fairnb.adapters.h_guidance import HGuidance, load_h_guidance
+from fairnb.adapters.h_guidance import load_h_guidance
+from fairnb.adapters.h_space import Steering
 from fairnb.adapters.lora import load_lora
 from fairnb.adapters.patch import load_patch, neurons_of_unet
 from fairnb.adapters.prefix import load_prefix
@@ -20,7 +21,7 @@ from fairnb.errors import UserError
 PICKLED = (".pth", ".pt", ".bin", ".ckpt")
 
 
-def load_adapter(path: str | Path, pipe: StableDiffusionPipeline) -> Adapter | HGuidance | ClassDirections:
+def load_adapter(path: str | Path, pipe: StableDiffusionPipeline) -> Adapter | Steering:
     """Load a file by what it holds, not applied: bias neurons, full weights, h-guidance, class directions, LoRA or
     prefix tokens (safetensors).
 

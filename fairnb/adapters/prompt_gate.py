@@ -22,6 +22,7 @@ STYLES = ("photo", "drawing", "painting")
 PEOPLE, THINGS = 2000, 600  # example prompts, about
 NAMED, PLACED = 0.4, 0.5  # of them: share that name a class of an attribute, and that end with a context
 PENALTY = 1e-3
+BATCH = 256  # prompts that are encoded at once
 
 
 @dataclass
@@ -29,7 +30,7 @@ class PromptGate:
     """Linear scores of text states: `weight` maps each attribute and "person" to [D + 1], the offset last.
 
     `errors` maps them to the shares of prompts that were missed and that were flagged by mistake, on words, contents
-    and contexts that a gate fitted on the others had not seen.
+    and contexts that a gate fitted on two thirds of them had not seen (of fewer than three, on the same).
     """
 
     weight: dict[str, torch.Tensor]
@@ -54,7 +55,7 @@ class _Examples:
 
 
 def fit_gate(
-    pipe: StableDiffusionPipeline, attributes: Sequence[str], prompts: PromptSet, seed: int, known: Sequence[str] = ()
+    pipe: StableDiffusionPipeline, attributes: Sequence[str], prompts: PromptSet, seed: int, known: Sequence[str]
 ) -> PromptGate:
     """Fit a gate for some attributes on prompts of the train occupations and of contents, in several styles and
     contexts, with and without class words of these and the `known` attributes."""
@@ -138,7 +139,7 @@ def _last_word(pipe: StableDiffusionPipeline, texts: list[str]) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _states(pipe: StableDiffusionPipeline, prompts: list[str], batch: int = 256) -> torch.Tensor:
+def _states(pipe: StableDiffusionPipeline, prompts: list[str]) -> torch.Tensor:
     """Text states [N, L, D], float32."""
-    parts = [encode_prompts(pipe, prompts[at : at + batch]) for at in range(0, len(prompts), batch)]
+    parts = [encode_prompts(pipe, prompts[at : at + BATCH]) for at in range(0, len(prompts), BATCH)]
     return torch.cat(parts).float()

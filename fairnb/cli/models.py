@@ -11,6 +11,7 @@ from fairnb.cli.options import (
     OutOption,
     ProfileOption,
     SetOption,
+    ShareOption,
     StrengthOption,
     load_model,
     load_settings,
@@ -62,12 +63,7 @@ def finetune(
     model: ModelArgument,
     neurons: Annotated[Path, typer.Option(help="What `fairnb find` wrote, or a published list of flat indices.")],
     out: OutOption,
-    share: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Wanted shares in the order of the classes, such as 0.75,0.25; once per attribute; else equal."
-        ),
-    ] = None,
+    share: ShareOption = None,
     attribute: Annotated[
         str | None, typer.Option(help="Comma-separated for several, which are aligned jointly; else the profile's.")
     ] = None,
@@ -148,10 +144,7 @@ def guide(
     folder: Annotated[
         list[str] | None, typer.Option(help="CLASS=FOLDER of pictures, once for each class, instead of prompts.")
     ] = None,
-    share: Annotated[
-        list[str] | None,
-        typer.Option(help="Of each class, for example 0.7,0.3, once for each attribute in their order; else equal."),
-    ] = None,
+    share: ShareOption = None,
     images: Annotated[int, typer.Option(min=1, help="Per train prompt and class.")] = 12,
     mode: Annotated[
         Literal["assigned", "distribution", "sample"], typer.Option(help="What is steered, and how.")
@@ -219,10 +212,7 @@ def steer(
     attribute: Annotated[
         str | None, typer.Option(help="One or several, such as gender,skin_tone; else the profile's.")
     ] = None,
-    share: Annotated[
-        list[str] | None,
-        typer.Option(help="Of each class, for example 0.7,0.3, once for each attribute in their order; else equal."),
-    ] = None,
+    share: ShareOption = None,
     profile: ProfileOption = "mini",
     change: SetOption = None,
 ) -> None:

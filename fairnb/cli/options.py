@@ -38,6 +38,14 @@ def parse_changes(changes: list[str] | None) -> dict[str, Any]:
     return values
 
 
+ShareOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--share", help="Of each class, for example 0.7,0.3, once for each attribute in their order; else equal."
+    ),
+]
+
+
 def parse_attributes(text: str | None, default: list[str]) -> list[str]:
     """Turn "gender,age" into the names of known attributes, each once."""
     from fairnb.prompts.attributes import get_attribute

@@ -9,7 +9,7 @@ import pandas as pd
 from diffusers import StableDiffusionPipeline
 from facenet_pytorch import MTCNN
 
-from fairnb.adapters.h_guidance import HGuidance
+from fairnb.adapters.h_space import Steering
 from fairnb.adapters.protocol import Adapter
 from fairnb.diffusion.pipeline import processes
 from fairnb.figures.pictures import before_after
@@ -149,7 +149,7 @@ def generate_and_judge(
 
 def evaluate(
     pipe: StableDiffusionPipeline,
-    adapter: Adapter | HGuidance | None,
+    adapter: Adapter | Steering | None,
     vision: VisionModels,
     judge: Classifier,
     prompts: PromptSet,
@@ -166,9 +166,9 @@ def evaluate(
     `dino` (None without a DINO), the mean cosine of an image and the original of the same noise; and `drift`, 1 - that
     cosine of CLIP on prompts without people, which should not change. `contexts` holds the bias on test occupations in
     contexts that no training prompt names, `worst` that of their worst tenth (`metrics.worst_tenth`), before and after;
-    `variety` how different two images of a prompt are, and `kid` the distance to what the target asks for: images of
-    the original model whose prompts name classes, drawn with the target shares, from other noise. Records and images
-    stay in `folder`, and figures/before_after.png shows both models on the first kind of prompts.
+    of the first kind of prompts, `variety`: how different two images of one are, and `kid`: the distance to what the
+    target asks for, images of the original model whose prompts name classes, drawn with the target shares, from other
+    noise. Records and images stay in `folder`, and figures/before_after.png shows both models on that kind.
     """
     folder, originals = Path(folder), profile.folder / "experiments" / "original"
     names = list(experiment.shares)

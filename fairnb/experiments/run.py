@@ -123,18 +123,15 @@ def _train(
     folder = profile.folder / "experiments" / name
     own = prompts.fewer(experiment.occupations) if experiment.occupations else prompts
     record = {"experiment": name, "adapter": experiment.adapter, "prompts": experiment.prompts}
-    if experiment.adapter == "h_guidance":
-        guidance, minutes = make_h_guidance(pipe, vision, own, profile, name)
+    if experiment.adapter in ("h_guidance", "directions"):
+        if experiment.adapter == "h_guidance":
+            steering, minutes = make_h_guidance(pipe, vision, own, profile, name)
+        else:
+            steering, minutes = make_class_directions(pipe, experiment.shares, own, profile), None
         if state.is_main_process:
-            guidance.save(folder / "patch.safetensors", record)
+            steering.save(folder / "patch.safetensors", record)
         state.wait_for_everyone()
         return minutes
-    if experiment.adapter == "directions":
-        directions = make_class_directions(pipe, experiment.shares, own, profile)
-        if state.is_main_process:
-            directions.save(folder / "patch.safetensors", record)
-        state.wait_for_everyone()
-        return None
     adapter = make_adapter(pipe, name, profile, prompts)
     # Originals are shared between experiments that generate the same images and align the same attributes.
     alike = (settings.pool, *(settings.steps or ()), settings.face_weight > 0, *experiment.shares)

@@ -90,7 +90,7 @@ def _read(path: str | Path) -> dict[str, Any]:
         figures = pd.DataFrame(content["figures"], index=seeds).astype(float)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} holds no spread of several runs: write it with fairnb spread") from error
-    return {"name": str(path), "settings": settings, "seeds": seeds, "figures": figures}
+    return {"name": "spread", "settings": settings, "seeds": seeds, "figures": figures}
 
 
 def _one_run(folder: str | Path) -> dict[str, Any]:

@@ -261,7 +261,8 @@ def test_the_shipped_sweeps_are_of_todays_arms(sweep):
     for result in results:
         name, made = result["experiment"], result["identity"]
         assert made["finetune"] == P.finetune_of(name).model_dump(exclude=set(WITHOUT_EFFECT)), name
-        assert made.get("locate") in (P.locate_of(name).model_dump(), None), name  # None: dense, which locates nothing
+        located = P.locate_of(name).model_dump() if P.experiments[name].adapter == "neurons" else None
+        assert made.get("locate") == located, name
         assert made["experiment"] == P.experiments[name].model_dump(exclude={"finetune", "locate"}), name
         assert made["evaluate"] == P.evaluate.model_dump() and made["sampling"] == P.sampling.model_dump(), name
 

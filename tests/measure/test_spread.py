@@ -48,6 +48,9 @@ def test_a_spread_is_extended_by_further_runs(tmp_path):
     more = [str(earlier), str(folders[2]), str(folders[3])]
     said = cli.invoke(app, ["spread", *more, "--out", str(tmp_path / "more.json")], catch_exceptions=False)
     assert said.exit_code == 0 and (tmp_path / "more.json").read_text() == whole
+    write_spread(folders[2:], tmp_path / "later.json")
+    both = [[earlier, tmp_path / "later.json"], [folders[0], folders[1], tmp_path / "later.json"]]
+    assert all(write_spread(places, tmp_path / "both.json").read_text() == whole for places in both)
     refused = cli.invoke(app, ["spread", *more])
     assert isinstance(refused.exception, UserError) and "with --out" in str(refused.exception)
     with pytest.raises(UserError, match="seeds 0, 1, 1: give each seed once"):
