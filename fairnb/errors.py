@@ -17,6 +17,10 @@ class UserError(ValueError):
         super().__init__(" ".join(message.splitlines()))  # names and library messages may contain line breaks
 
 
+class Diverged(UserError):
+    """A training whose loss is no finite number."""
+
+
 def explain_invalid(error: dict, known: list[str], renamed: dict[str, str]) -> str:
     """Turn an error of pydantic about a profile into a sentence.
 

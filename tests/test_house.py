@@ -13,6 +13,7 @@ ROOMS = [
     "errors",
     "files",
     "identity",
+    "memory",
     "seeds",
     "prompts",
     "profiles",

@@ -18,7 +18,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from tqdm import tqdm
 
-from fairnb.adapters.h_space import Steering, UNetCall, check_distribution, on_outputs
+from fairnb.adapters.h_space import Steering, UNetCall, check_distribution, generator_of, on_outputs
 from fairnb.adapters.prompt_gate import PromptGate
 from fairnb.adapters.protocol import read_weights, save_weights
 from fairnb.diffusion.sampling import noise, sample
@@ -191,8 +191,7 @@ def draw_classes(shares: torch.Tensor, attribute: str, latents: torch.Tensor) ->
     Each class is drawn for N times its share of the images, rounded up or down, and each image has every class with its
     share as probability, also the only image of a batch.
     """
-    seed = hashlib.sha256(attribute.encode() + latents.float().cpu().numpy().tobytes()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(seed[:7]))
+    generator = generator_of(latents, attribute)
     order = torch.randperm(len(latents), generator=generator)
     places = (torch.arange(len(latents)) + torch.rand(1, generator=generator, dtype=torch.float64)) / len(latents)
     drawn = torch.searchsorted(shares.cumsum(0), places, right=True).clamp(max=len(shares) - 1)

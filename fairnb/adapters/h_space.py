@@ -1,5 +1,6 @@
 """Hooks on outputs inside the U-Net, such as h, the mid block's, and DDIM inversion of images (Balancing Act)."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,10 +35,10 @@ def on_outputs(
     pipe: StableDiffusionPipeline,
     modules: Mapping[str, torch.nn.Module],
     act: Callable,
-    begin: Callable[[UNetCall], None] = lambda call: None,
+    begin: Callable[[UNetCall], torch.Tensor | None] = lambda call: None,
 ) -> list[RemovableHandle]:
     """Register hooks that call `act(output, call, name)` after each of the U-Net's modules, whose output a returned
-    value replaces, and `begin(call)` before each call of the U-Net."""
+    value replaces, and `begin(call)` before each call of the U-Net, whose text states a returned value replaces."""
     call, first = UNetCall(), -1.0
 
     def note(module, inputs, values):
@@ -53,7 +54,12 @@ def on_outputs(
         twice = half and len(latents) % 2 == 0 and torch.equal(latents[:half], latents[half:])
         call.prompt = slice(half, None) if twice else slice(None)
         call.latents, call.states = latents, given["encoder_hidden_states"]
-        begin(call)
+        states = begin(call)
+        if states is None:
+            return None
+        if len(inputs) > 2:
+            return (*inputs[:2], states, *inputs[3:]), values
+        return inputs, values | {"encoder_hidden_states": states}
 
     def hook(name: str) -> Callable:
         return lambda module, inputs, output: act(output, call, name)
@@ -87,6 +93,12 @@ class Steering:
     def merge(self, pipe: StableDiffusionPipeline, strength: float = 1.0) -> None:
         """Raise `UserError`: there is nothing to merge."""
         raise UserError(f"{self.title} cannot be merged, changing the sampling and no weight: apply instead")
+
+
+def generator_of(latents: torch.Tensor, what: str) -> torch.Generator:
+    """A generator for `what` is drawn beside a sampling, whose seed the noise that it begins with gives."""
+    seed = hashlib.sha256(what.encode() + latents.float().cpu().numpy().tobytes()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(seed[:7]))
 
 
 def check_distribution(name: str, shares: torch.Tensor, classes: Sequence[str]) -> None:

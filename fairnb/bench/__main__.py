@@ -20,12 +20,12 @@ from fairnb.adapters.h_space import recording_h
 from fairnb.adapters.load import load_adapter
 from fairnb.adapters.lora import LoRA
 from fairnb.adapters.neuron_sets import count_neurons, save_neurons
-from fairnb.bench.memory import peak, resident
 from fairnb.bench.published import Published, literal_adjusted, literal_locate
 from fairnb.diffusion.gradients import adjusted_backward, full_backward, sample_with_gradient, trajectory
 from fairnb.diffusion.pipeline import encode_prompts, load_pipeline
 from fairnb.diffusion.sampling import decode, noise, predict, sample
 from fairnb.files import root
+from fairnb.memory import peak, resident
 from fairnb.profiles import load_profile
 from fairnb.prompts.attributes import GENDER
 from fairnb.prompts.sets import load_prompt_set

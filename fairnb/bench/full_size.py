@@ -18,9 +18,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from fairnb.adapters.bias_neurons import BiasNeurons
 from fairnb.adapters.neuron_sets import count_neurons
 from fairnb.adapters.patch import load_patch
-from fairnb.bench.memory import peak
 from fairnb.diffusion.pipeline import load_pipeline, pick_device
 from fairnb.files import root
+from fairnb.memory import peak
 from fairnb.profiles import load_profile
 from fairnb.prompts.attributes import GENDER
 from fairnb.prompts.sets import load_prompt_set

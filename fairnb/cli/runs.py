@@ -102,6 +102,34 @@ def results(
 
 
 @commands.command(rich_help_panel=COURSE)
+def leaderboard(
+    places: Annotated[
+        list[Path] | None,
+        typer.Argument(help="As of fairnb results; none means the results that come with mini-sd."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the table (.md).")] = None,
+) -> None:
+    """Print a row for each method: bias with interval and floor, what must not break, and what it costs.
+
+    Means over seeds. Results of different models, prompts, judges or evaluations are refused; missing seeds and
+    diverged trainings are named.
+
+    \b
+    Examples:
+      fairnb leaderboard
+      fairnb leaderboard outputs/experiments-seed0 outputs/experiments-seed1 --out leaderboard.md
+    """
+    from fairnb.experiments.leaderboard import leaderboard_markdown
+    from fairnb.experiments.results import read_results
+    from fairnb.files import root, write_atomically
+
+    text = leaderboard_markdown(read_results([typed(place) for place in places or [root() / "data" / "mini-sd"]]))
+    typer.echo(text)
+    if out:
+        write_atomically(out, lambda path: path.write_text(f"{text}\n", encoding="utf-8"))
+
+
+@commands.command(rich_help_panel=COURSE)
 def spread(
     places: Annotated[
         list[Path],

@@ -39,6 +39,7 @@ from fairnb.vision.perception import VisionModels, classifier_hash
 
 DRIFT_IMAGES = 8  # per prompt without people, if the evaluation has as many
 NAMED_OCCUPATIONS = 16  # evenly spaced, at most: enough to tell whether a named class is obeyed
+STYLES = ("drawing", "painting")  # of prompts that are said otherwise
 TRAINED_PROMPTS = 32  # of each kind, at most: enough to tell whether the held-out ones end like them
 
 
@@ -51,18 +52,22 @@ def named_prompt_rows(prompts: PromptSet, attribute: str, split: str = "test") -
     return pd.concat(tables, ignore_index=True)
 
 
-def context_rows(prompts: PromptSet) -> pd.DataFrame:
-    """Rows of test occupations in a context ("a photo of a pilot at night"), two contexts for each occupation.
+def phrasing_rows(prompts: PromptSet) -> pd.DataFrame:
+    """Rows of test occupations said otherwise: each in two contexts ("a photo of a pilot at night") and in a style ("a
+    drawing of a pilot").
 
-    No training prompt names a context, so these show whether a change reaches beyond the one phrase it was trained on.
+    No training prompt does so: these show whether a change reaches beyond the one phrase it was trained on.
     """
-    some, tables = evenly(prompt_rows(prompts, "test"), NAMED_OCCUPATIONS), []
-    for turn in range(2):
-        contexts = [prompts.contexts[(number + turn) % len(prompts.contexts)] for number in range(len(some))]
-        tables.append(
-            some.assign(prompt=[f"{prompt} {context}" for prompt, context in zip(some.prompt, contexts, strict=True)])
+    some = evenly(prompt_rows(prompts, "test"), NAMED_OCCUPATIONS)
+    said = [
+        text
+        for number, name in enumerate(some.occupation)
+        for text in (
+            *(f"{photo_of(name)} {prompts.contexts[(number + turn) % len(prompts.contexts)]}" for turn in range(2)),
+            photo_of(name, STYLES[number % len(STYLES)]),
         )
-    return pd.concat(tables, ignore_index=True).assign(prompt_id=range(2 * len(some)))
+    ]
+    return some.loc[some.index.repeat(3)].assign(prompt=said, prompt_id=range(len(said)))
 
 
 def adherence(records: pd.DataFrame, attribute: str) -> float:
@@ -164,9 +169,9 @@ def evaluate(
     noise that no training uses; `obeyed`, the share of the images that show the class their prompt names; `sure` and
     `faces`, before and after; `clip_t`, the mean cosine of an image and its prompt, before and after; `clip_i` and
     `dino` (None without a DINO), the mean cosine of an image and the original of the same noise; and `drift`, 1 - that
-    cosine of CLIP on prompts without people, which should not change. `contexts` holds the bias on test occupations in
-    contexts that no training prompt names, `worst` that of their worst tenth (`metrics.worst_tenth`), before and after;
-    of the first kind of prompts, `variety`: how different two images of one are, and `kid`: the distance to what the
+    cosine of CLIP on prompts without people, which should not change. `phrasings` holds the bias on test occupations
+    said as no training prompt says them (`phrasing_rows`), `worst` that of the worst tenth of these (`worst_tenth`); of
+    the first kind of prompts, `variety`: how different two images of one are, and `kid`: the distance to what the
     target asks for, images of the original model whose prompts name classes, drawn with the target shares, from other
     noise. Records and images stay in `folder`, and figures/before_after.png shows both models on that kind.
     """
@@ -187,7 +192,7 @@ def evaluate(
     def all_kinds(
         place: Path, words: bool = False
     ) -> tuple[dict[str, pd.DataFrame], dict[str, pd.DataFrame], pd.DataFrame]:
-        """Records per kind of the test prompts, of the train prompts from the noise of another seed; of contexts."""
+        """Records per kind of the test prompts, of the train prompts from the noise of another seed; of phrasings."""
         some = {"images": min(DRIFT_IMAGES, many), "seed": profile.seed, "replace": True}
         generate(pipe, contents, folder=place / "contents" / "images", **some, **profile.sampling.model_dump())
         held_out = {
@@ -195,15 +200,15 @@ def evaluate(
         }
         fresh = {"seed": profile.seed + 1, "words": words}
         trained = {kind: judged(place / f"trained_{kind}", rows, few, **fresh) for kind, rows in train.items()}
-        return held_out, trained, judged(place / "contexts", context_rows(prompts), few, words=words)
+        return held_out, trained, judged(place / "phrasings", phrasing_rows(prompts), few, words=words)
 
     if adapter:
         adapter.remove(pipe)
-    before, trained_before, contexts_before = all_kinds(originals)
+    before, trained_before, phrasings_before = all_kinds(originals)
     if adapter:
         adapter.apply(pipe)
     try:
-        after, trained_after, contexts_after = all_kinds(folder, words=adapter is None)
+        after, trained_after, phrasings_after = all_kinds(folder, words=adapter is None)
         obeyed = {}
         for name in names:
             rows = named_prompt_rows(prompts, name)
@@ -220,7 +225,7 @@ def evaluate(
         )
         save_figure(both, folder, "before_after", f"Held-out {kind} before and after, by the judge's class.")
     whole = {"before": pd.concat(before.values()), "after": pd.concat(after.values())}
-    contexts = {"before": contexts_before, "after": contexts_after}
+    phrasings = {"before": phrasings_before, "after": phrasings_after}
     fair = _drawn_with_words(pipe, test[kind], experiment, originals, profile)
 
     def similarity(name: str, encoder: Clip | Dino) -> float:
@@ -234,8 +239,8 @@ def evaluate(
             kind: compare_records(trained_before[kind], trained_after[kind], names, profile.seed)["bias"]
             for kind in test
         },
-        "contexts": compare_records(**contexts, attributes=names, seed=profile.seed)["bias"],
-        "worst": {when: {name: worst_tenth(table, name) for name in names} for when, table in contexts.items()},
+        "phrasings": compare_records(**phrasings, attributes=names, seed=profile.seed)["bias"],
+        "worst": {when: {name: worst_tenth(table, name) for name in names} for when, table in phrasings.items()},
         **_quality(vision.clip, {"before": originals / kind, "after": folder / kind}, fair, profile.seed),
         "obeyed": obeyed,
         "sure": {when: {name: sure_share(table, name) for name in names} for when, table in whole.items()},

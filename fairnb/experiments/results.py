@@ -61,7 +61,7 @@ def results_table(results: list[dict]) -> pd.DataFrame:
     """
     rows = []
     for result in results:
-        for kind, compared in result["kinds"].items():
+        for kind, compared in result.get("kinds", {}).items():  # of a diverged training there are none
             for attribute, bias in compared["bias"].items():
                 row = {"experiment": result["experiment"], "prompts": kind, "attribute": attribute}
                 row |= {"seed": result["seed"], "before": bias["before"]["mean"], "after": bias["after"]["mean"]}
@@ -85,9 +85,23 @@ def results_table(results: list[dict]) -> pd.DataFrame:
                 costs = ("clip_i", "drift", "minutes", "parameters", "megabytes")
                 rows.append(row | {key: np.nan if result[key] is None else result[key] for key in costs})
     keys = ["experiment", "prompts", "attribute"]
+    if not rows:
+        return pd.DataFrame()
     groups = pd.DataFrame(rows).groupby(keys, sort=False)
     means = groups.mean().drop(columns="seed")
     means.insert(0, "seeds", groups.seed.nunique())
     means.insert(3, "sd", groups.after.std())
     means.insert(4, "ratio", means.after / means.before)
     return means.round(3)
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A Markdown table; numbers with up to three decimals, nothing for a missing value."""
+
+    def cell(value: object) -> str:
+        if isinstance(value, float):
+            return "" if value != value else f"{value:.3f}".rstrip("0").rstrip(".")
+        return str(value)
+
+    lines = [list(table.columns), ["---"] * table.shape[1], *table.itertuples(index=False)]
+    return "\n".join("| " + " | ".join(map(cell, line)) + " |" for line in lines)

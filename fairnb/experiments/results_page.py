@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from fairnb.experiments.results import results_table
+from fairnb.experiments.leaderboard import KNOWN, leaderboard_markdown
+from fairnb.experiments.results import markdown, results_table
 from fairnb.files import read_json, root, write_atomically
 from fairnb.measure.spread import read_spread
 
@@ -48,16 +49,27 @@ accuracy on drawn portraits is {accuracy}.
 
 The shipped patch is that of seed {seed}: its bias after is {shipped}.
 
-## Every method
+## Leaderboard
 
-Experiments of the profile mini (`make experiments`), means over the seeds. `before` and `after` are bias, `sd` its
-standard deviation over seeds, `ratio` is after / before, `FFD` the ratio that FFD reports for Stable Diffusion 1.5.
-`trained` is the bias on the prompts of the training. `obeyed` is the share of images that show the class their prompt
-names, `sure` the share of faces that the judge is sure of, `faces` the share of images with a face. `clip_i` is the
-similarity to the original images, `drift` the change of images without people. `worst` is the bias of the worst tenth
-of the prompts when a context is added ("at night"), `variety` how different two images of a prompt are, and `kid` the
-distance to images of the original model whose prompts name classes in the target shares. `parameters` are the numbers
-that a method trains or measures, `minutes` those of the training on one CPU thread.
+Every method on the same model, prompts, noise and judge (`fairnb leaderboard`), by target and then by bias. In
+brackets: the 95 % interval of the mean over seeds, by the pooled spread of the other rows where a row has fewer than
+{known} seeds, and the score of a perfectly fair model. Bold is the best of a column and all that this spread does not
+tell from it; nothing is bold where it tells none. `trained` is the bias on trained occupations, `worst` that of the
+worst tenth of the held-out ones when they are said otherwise ("at night", "a drawing of"). `obeyed` is the share of
+images that show the class their prompt names, `KID` the distance to images of the original model whose prompts name
+classes in the target shares. Minutes and MB of memory are those of the training on one CPU thread.
+
+{leaderboard}
+
+A command repeats a row with `--profile mini --set evaluate.images=32`.
+
+## Every figure
+
+Experiments of the profile mini (`make experiments`), means over the seeds, for every kind of prompts. `before` and
+`after` are bias, `sd` its standard deviation over seeds, `ratio` is after / before, `FFD` the ratio that FFD reports
+for Stable Diffusion 1.5. `sure` is the share of faces that the judge is sure of, `faces` the share of images with a
+face, `clip_i` the similarity to the original images, `drift` the change of images without people, `variety` how
+different two images of a prompt are. `parameters` are the numbers that a method trains or measures.
 
 {methods}
 
@@ -98,9 +110,11 @@ def results_page(place: Path, results: list[dict]) -> str:
         occupations=int(own.loc["n_occupations", "mean"]),
         seed=runs["seeds"][0],
         shipped=f"{runs['figures'][f'{attribute}.bias_after'][0]:.2f}",
-        main=_markdown(main.rename(index=MAIN).rename_axis("").reset_index()),
-        methods=_markdown(_methods(results)),
-        experiments=_markdown(_experiments(results)),
+        main=markdown(main.rename(index=MAIN).rename_axis("").reset_index()),
+        known=KNOWN,
+        leaderboard=leaderboard_markdown(results),
+        methods=markdown(_methods(results)),
+        experiments=markdown(_experiments(results)),
         differences=Path(__file__).with_name("differences.md").read_text(encoding="utf-8").rstrip(),
     )
 
@@ -122,7 +136,7 @@ def _experiments(results: list[dict]) -> pd.DataFrame:
         parts = f" of {' and '.join(about['parts'])}" if about["adapter"] in ("lora", "full") else ""
         parts += f", rank {about['rank']}" if about["adapter"] == "lora" else ""
         objective = "alignment" if about["contrast"] is None else f"triplets, {about['contrast']['loss']}"
-        if about["adapter"] in ("h_guidance", "words", "directions"):
+        if about["adapter"] in ("h_guidance", "words", "directions", "noise"):
             objective = about["h_guidance"]["mode"] if about["adapter"] == "h_guidance" else "none"
         changes = ", ".join(f"{key} {value}" for key, value in about["finetune"].items())
         rows[result["experiment"]] = {
@@ -133,15 +147,3 @@ def _experiments(results: list[dict]) -> pd.DataFrame:
             "differs from the profile in": changes,
         }
     return pd.DataFrame(rows.values())
-
-
-def _markdown(table: pd.DataFrame) -> str:
-    """A Markdown table; numbers with up to three decimals, nothing for a missing value."""
-
-    def cell(value: object) -> str:
-        if isinstance(value, float):
-            return "" if value != value else f"{value:.3f}".rstrip("0").rstrip(".")
-        return str(value)
-
-    lines = [list(table.columns), ["---"] * table.shape[1], *table.itertuples(index=False)]
-    return "\n".join("| " + " | ".join(map(cell, line)) + " |" for line in lines)

@@ -6,8 +6,10 @@ from pathlib import Path
 from diffusers import StableDiffusionPipeline
 
 from fairnb.adapters.load import load_adapter
+from fairnb.adapters.text_noise import TextNoise
 from fairnb.diffusion.fingerprint import model_identity
 from fairnb.diffusion.pipeline import processes
+from fairnb.errors import Diverged
 from fairnb.experiments.evaluation import evaluate
 from fairnb.experiments.methods import (
     is_current,
@@ -19,6 +21,7 @@ from fairnb.experiments.methods import (
 from fairnb.files import read_json, write_json
 from fairnb.identity import content, hashed, refuse_another
 from fairnb.measure.provenance import provenance
+from fairnb.memory import device_peak, reset_device_peak
 from fairnb.profiles import WITHOUT_EFFECT, Profile
 from fairnb.prompts.sets import PromptSet
 from fairnb.training.alignment import AlignmentRun
@@ -26,6 +29,8 @@ from fairnb.training.contrastive import ContrastiveRun
 from fairnb.training.triplets import METADATA
 from fairnb.vision.classifiers import Classifier
 from fairnb.vision.perception import VisionModels, classifier_hash
+
+UNTRAINED = ("words", "noise")  # which have no file
 
 
 def run_experiment(
@@ -41,35 +46,45 @@ def run_experiment(
 
     Everything lies in <profile's folder>/experiments/<name>. Finished steps are not repeated, and a killed run resumes.
     Experiments of one model and seed may share the cache `originals` (see `AlignmentRun`). A result of another
-    evaluation is replaced. `UserError` if the folder holds another training.
+    evaluation is replaced. The result of a training that diverges says so under `diverged`, and holds no figures.
+    `UserError` if the folder holds another training.
     """
     experiment = profile.experiments[name]
     folder, state = profile.folder / "experiments" / name, processes()
     training = _identity(pipe, vision, prompts, profile, name)
     identity = training | {"evaluate": profile.evaluate.model_dump(), "judge": classifier_hash(judge)}
     _check_plan(folder, training)
-    patch, result = folder / "patch.safetensors", folder / "result.json"
-    to_train = not patch.is_file() and experiment.adapter != "words"
-    there = read_json(result).get("identity", {}) if result.is_file() else None
-    to_evaluate = not is_current(result, there, identity)
-    if to_train:
+    patch, result, costs = folder / "patch.safetensors", folder / "result.json", folder / "costs.json"
+    there = read_json(result) if result.is_file() else None
+    done = is_current(result, None if there is None else there.get("identity", {}), identity)
+    found = {}
+    if not (patch.is_file() or experiment.adapter in UNTRAINED or (done and "diverged" in there)):
         resumed, started = (folder / "checkpoint.pt").is_file(), time.perf_counter()
-        minutes = _train(pipe, vision, prompts, profile, name, {} if originals is None else originals)
+        reset_device_peak()
+        try:
+            minutes = _train(pipe, vision, prompts, profile, name, {} if originals is None else originals)
+        except Diverged as error:
+            minutes, found = None, {"diverged": str(error)}
         if state.is_main_process and not resumed:
-            write_json(folder / "minutes.json", minutes or (time.perf_counter() - started) / 60)
-    if to_evaluate:
-        adapter = load_adapter(patch, pipe) if patch.is_file() else None
-        found = evaluate(pipe, adapter, vision, judge, prompts, profile, experiment, folder)
-        timed = folder / "minutes.json"  # missing after a resumed training, whose whole time is unknown
+            minutes = minutes or (time.perf_counter() - started) / 60
+            write_json(costs, {"minutes": minutes, "memory": device_peak()})
+    if not done:
+        if experiment.adapter == "noise":
+            adapter = TextNoise()
+        else:
+            adapter = load_adapter(patch, pipe) if patch.is_file() else None
+        found = found or evaluate(pipe, adapter, vision, judge, prompts, profile, experiment, folder)
         about = {
             "experiment": name,
             "adapter": experiment.adapter,
             "seed": profile.seed,
-            "minutes": read_json(timed) if timed.is_file() else None,
+            "minutes": None,  # those of the training; unknown of one that was killed and resumed
+            "memory": None,  # MB that it held at its peak
             "parameters": sum(parameter.numel() for parameter in adapter.parameters()) if adapter else 0,
             "megabytes": patch.stat().st_size / 1e6 if adapter else 0.0,
             "validation_bias": adapter.metadata.get("validation_bias") if adapter else None,  # as the guide sees it
         }
+        about |= read_json(costs) if costs.is_file() else {}
         own = profile.model_copy(update={"experiments": {name: experiment}})
         if state.is_main_process:
             write_json(result, about | found | {"identity": identity, "provenance": provenance(own)})

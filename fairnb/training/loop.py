@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler, StepLR
 from tqdm import tqdm
 
 from fairnb.adapters.protocol import Adapter
-from fairnb.errors import UserError
+from fairnb.errors import Diverged, UserError
 from fairnb.files import one_run_in, write_atomically
 from fairnb.identity import refuse_another
 from fairnb.profiles import Finetune
@@ -69,8 +69,8 @@ def run_updates(
     `gradient(number)` puts the gradient of an update into `parameters` and returns its history row with `loss`.
     `after_update` follows each update, when the row is the last of the history. Randomness must depend on the number of
     the update alone: then a killed run that is started again ends with the same values. `buffers` are other tensors
-    that change (such as those of BatchNorm). Only the `main` process writes. `UserError` if the loss is not finite, and
-    if the checkpoint is that of a run with another `identity`.
+    that change (such as those of BatchNorm). Only the `main` process writes. `Diverged` if the loss is not finite,
+    `UserError` if the checkpoint is that of a run with another `identity`.
     """
     progress = _resume(checkpoint, identity, parameters, buffers, optimizer, schedule, ema)
     left = range(progress.update, updates)
@@ -80,7 +80,7 @@ def run_updates(
             break
         row = gradient(number)
         if not np.isfinite(row["loss"]):
-            raise UserError(
+            raise Diverged(
                 f"the loss is {row['loss']} at update {number}: lower the learning rate (finetune.learning_rate in a "
                 f"profile, now {schedule.get_last_lr()[0]:g}) and start again in a new folder"
             )
@@ -115,8 +115,8 @@ def train_adapter(
     linearly to 0, since large late steps overshoot from one occupation to the next. `folder` then holds history.csv and
     patch.safetensors: the moving average with the lowest validation bias, with `record` in its header, which includes
     the run's `identity`. While it runs there is checkpoint.pt, from which a killed run of the same identity resumes
-    with identical results. `UserError` if the loss is not finite, the checkpoint is that of another run, or another run
-    uses the folder.
+    with identical results. `Diverged` if the loss is not finite, `UserError` if the checkpoint is that of another run,
+    or another run uses the folder.
     """
     folder, main, parameters = Path(folder), accelerator.is_main_process, adapter.parameters()
     optimizer = _optimizer(parameters, settings)

@@ -61,6 +61,18 @@ def test_the_shipped_results_are_printed(capsys):
         assert any(line.startswith(name) for line in lines), name
 
 
+def test_the_leaderboard_of_the_shipped_results_is_printed_and_written(tmp_path, capsys):
+    assert call("leaderboard", "--out", tmp_path / "board.md") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert (tmp_path / "board.md").read_text().splitlines() == lines
+    shipped = json.loads((MINI / "experiments.json").read_text())
+    rows = {line.split("|")[1].strip() for line in lines[2:]}
+    assert rows == {"original", *(result["experiment"] for result in shipped)}
+    assert "\n".join(lines) in (MINI / "RESULTS.md").read_text()
+    assert call("leaderboard", tmp_path) == 2
+    assert "holds no experiment: run fairnb experiment first" in capsys.readouterr().err
+
+
 def test_the_page_of_results_is_that_of_one_model(tmp_path, capsys):
     page = tmp_path / "RESULTS.md"
     assert call("results", MINI, "--out", page) == 0

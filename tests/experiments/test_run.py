@@ -15,7 +15,13 @@ from fairnb.adapters.neuron_sets import count_neurons, flat_offsets, intersectio
 from fairnb.diffusion.fingerprint import fingerprint
 from fairnb.errors import UserError
 from fairnb.experiments import run
-from fairnb.experiments.evaluation import _trained, compare_records, context_rows, generate_and_judge, named_prompt_rows
+from fairnb.experiments.evaluation import (
+    _trained,
+    compare_records,
+    generate_and_judge,
+    named_prompt_rows,
+    phrasing_rows,
+)
 from fairnb.experiments.methods import make_adapter, make_h_guidance, target_shares
 from fairnb.experiments.results import read_results, results_table
 from fairnb.experiments.run import run_experiment
@@ -79,6 +85,7 @@ def test_an_experiment_is_trained_evaluated_and_not_done_twice(mini, tmp_path, v
     swapped = dataclasses.replace(vision, guide=judge)
     with pytest.raises(UserError, match="it differs in its vision.guide"):
         run_experiment(mini, swapped, judge, words, P, "one")
+    assert result["memory"] > 100  # MB
     capsys.readouterr()
     more = P.model_copy(update={"evaluate": P.evaluate.model_copy(update={"images": 3})})
     again = run_experiment(mini, vision, judge, words, more, "one")  # another evaluation of the same training
@@ -87,6 +94,23 @@ def test_an_experiment_is_trained_evaluated_and_not_done_twice(mini, tmp_path, v
     assert again["kinds"]["places"]["bias"]["gender"]["after"]["n_images"] == 3 * 8
     with pytest.raises(UserError, match="no experiment 'two' in profile smoke: use one"):
         P.finetune_of("two")
+
+
+def test_a_diverged_training_is_a_result_that_says_so(mini, tmp_path, vision, judge, monkeypatch):
+    P = smoke(tmp_path, finetune={"acts_from": 0, "updates": 1, "learning_rate": 0.5})
+    words = load_prompt_set(P.prompts)
+    gradients = []
+
+    def endless(run, prompt, originals, number):
+        gradients.append(number)
+        return {"loss": float("inf"), "faceless": 0, "to_change": 0}
+
+    monkeypatch.setattr("fairnb.training.alignment.AlignmentRun.gradient", endless)
+    result = run_experiment(mini, vision, judge, words, P, "one")
+    assert "the loss is inf at update 0: lower the learning rate" in result["diverged"] and "kinds" not in result
+    assert run_experiment(mini, vision, judge, words, P, "one") == result and len(gradients) == 1
+    read = read_results([P.folder])
+    assert read == [result] and results_table(read).empty
 
 
 def test_neurons_of_several_attributes_are_united_and_located_once(mini, tmp_path, capsys):
@@ -236,7 +260,7 @@ def test_the_table_takes_means_and_spread_over_seeds(tmp_path):
 
 
 # Not yet run on the model of 208 occupations (make experiments).
-AWAITED = ("exp-", "neurons-", "random-", "anywhere-", "bn-", "dacl-", "assigned-", "guided-")
+AWAITED = ("noise-", "exp-", "neurons-", "random-", "anywhere-", "bn-", "dacl-", "assigned-", "guided-")
 
 
 def test_the_shipped_results_are_of_todays_settings():
@@ -363,19 +387,22 @@ def test_words_in_the_prompt_are_evaluated_like_any_method_and_train_nothing(
     assert result["drift"] == pytest.approx(0, abs=1e-6)
     after = read_records(P.folder / "experiments" / "one" / "occupations" / "records.parquet")
     assert (after.gender == "female").all() and (after.prompt == "a photo of a miner").all()
-    elsewhere = read_records(P.folder / "experiments" / "one" / "contexts" / "records.parquet")
-    assert set(elsewhere.prompt) == {f"a photo of a miner {context}" for context in words.contexts[:2]}
+    elsewhere = read_records(P.folder / "experiments" / "one" / "phrasings" / "records.parquet")
+    assert set(elsewhere.prompt) == {
+        *(f"a photo of a miner {context}" for context in words.contexts[:2]),
+        "a drawing of a miner",
+    }
     assert (elsewhere.gender == "female").all() and result["worst"]["after"]["gender"]["mean"] == 1
-    assert result["contexts"]["gender"]["after"]["n_prompts"] == 2
+    assert result["phrasings"]["gender"]["after"]["n_prompts"] == 3
     assert all(0 < value < 1 for value in result["variety"].values())
     fair = json.loads(next((P.folder / "experiments" / "original").glob("words_*/images/generation.json")).read_text())
-    judged = P.folder / "experiments" / "original" / "contexts" / "records.parquet"
+    judged = P.folder / "experiments" / "original" / "phrasings" / "records.parquet"
     made = judged.stat().st_mtime_ns
     (P.folder / "experiments" / "one" / "result.json").unlink()
     with monkeypatch.context() as patched:  # the same images and judge: nothing is judged again
         patched.setattr("fairnb.experiments.evaluation.judge_images", None)
         assert run_experiment(mini, vision, judge, words, P, "one")["kinds"] == result["kinds"]
     assert judged.stat().st_mtime_ns == made
-    generate_and_judge(mini, context_rows(words), judged.parent, vision.detector, judge, P, images=1, seed=P.seed)
-    assert len(read_records(judged)) == 2  # other images are
+    generate_and_judge(mini, phrasing_rows(words), judged.parent, vision.detector, judge, P, images=1, seed=P.seed)
+    assert len(read_records(judged)) == 3  # other images are
     assert fair["seed"] == P.seed + 1 and fair["prompts"][0]["words"] == ["female"] * P.evaluate.images
