@@ -99,7 +99,7 @@ class Finetune(_Section):
     gradient_steps: Count | None = 3  # denoising steps used per gradient; None, or gradient "full": all
     # Bounds of an update's denoising steps, drawn anew each time; references have the lower. None: those of `sampling`.
     steps: Annotated[list[Count], Field(min_length=2, max_length=2)] | None = None
-    acts_from: Timestep = 0  # the change is trained and active in timesteps >= this one; 0: in all
+    acts_from: Timestep = 0  # trained in timesteps >= this one, and of neurons active there alone; 0: in all
     class_weight: NotNegative = 1.0
     semantics_weight: NotNegative = 8.0
     latent_weight: NotNegative = 0.0  # of the squared distance between latents and reference latents

@@ -360,7 +360,7 @@ class AlignmentRun:
 
         def backward(gradient: torch.Tensor) -> None:
             for path, part in zip(paths, [gradient[rows] for rows in parts], strict=True):
-                first = int((path.timesteps >= self.adapter.acts_from).sum())
+                first = int((path.timesteps >= self.settings.acts_from).sum())
                 limits = {"first": first, "part": self.settings.part}
                 carry(self.pipe, path, part, guidance_scale=self.sampling.guidance_scale, **limits, **chosen)
 
