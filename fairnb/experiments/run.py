@@ -81,7 +81,7 @@ def run_experiment(
             "minutes": None,  # those of the training; unknown of one that was killed and resumed
             "memory": None,  # MB that it held at its peak
             "parameters": sum(parameter.numel() for parameter in adapter.parameters()) if adapter else 0,
-            "megabytes": patch.stat().st_size / 1e6 if adapter else 0.0,
+            "megabytes": patch.stat().st_size / 1e6 if patch.is_file() else 0.0,
             "validation_bias": adapter.metadata.get("validation_bias") if adapter else None,  # as the guide sees it
         }
         about |= read_json(costs) if costs.is_file() else {}
