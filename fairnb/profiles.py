@@ -165,7 +165,7 @@ class Contrast(_Section):
 class Experiment(_Section):
     """Notebooks 08 to 12: an adapter ("words", "noise": in the prompts alone), target shares, changes of `finetune`."""
 
-    adapter: Literal["neurons", "lora", "full", "prefix", "h_guidance", "directions", "words", "noise"]
+    adapter: Literal["neurons", "lora", "full", "prefix", "h_guidance", "directions", "class_tokens", "words", "noise"]
     parts: Annotated[list[Literal["text_encoder", "unet"]], Field(min_length=1)] = ["text_encoder"]  # of lora and full
     rank: Count = 8  # of a LoRA
     tokens: Count = 5  # of a prefix

@@ -8,8 +8,6 @@ and everything else stays (as EquiSteer, 2026, does; RespoDiff, 2025, adds a lea
 prompts alone that name a class themselves or show no person (`prompt_gate`).
 """
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +16,9 @@ import torch
 from diffusers import StableDiffusionPipeline
 from tqdm import tqdm
 
-from fairnb.adapters.h_space import Steering, UNetCall, check_distribution, generator_of, on_outputs
+from fairnb.adapters.class_steering import ClassSteering, read_steering
+from fairnb.adapters.h_space import UNetCall, on_outputs
 from fairnb.adapters.prompt_gate import PromptGate
-from fairnb.adapters.protocol import read_weights, save_weights
 from fairnb.diffusion.sampling import noise, sample
 from fairnb.errors import UserError
 from fairnb.profiles import Sampling
@@ -100,30 +98,18 @@ def cross_attention(pipe: StableDiffusionPipeline) -> dict[str, torch.nn.Module]
     return {name: module for name, module in pipe.unet.named_modules() if name.endswith("attn2")}
 
 
-class ClassDirections(Steering):
+class ClassDirections(ClassSteering):
     """Class directions with target shares and a gate, applied to a pipeline like any adapter.
 
-    `shares` maps each attribute to its target shares [K]. The images of a call are drawn classes by systematic
-    sampling: the shares are met to within one image, in a random order that the noise decides. `UserError` for an
-    attribute without directions, shares that are no distribution, and another model.
+    `UserError` as of `ClassSteering`, and for another model.
     """
 
-    title = "class directions"
+    title, kind = "class directions", KIND
 
     def __init__(self, directions: Sequence[Directions], shares: Mapping[str, Sequence[float]], gate: PromptGate):
-        super().__init__()
-        self.shares = {name: torch.as_tensor(each, dtype=torch.float64) for name, each in shares.items()}
         known = {each.attribute: each for each in directions}
-        for name, each in self.shares.items():
-            if name not in known:
-                raise UserError(f"there are no directions of {name}, only of {', '.join(known)}: measure them first")
-            check_distribution(name, each, get_attribute(name).classes)
+        super().__init__(known, shares, gate)
         self.directions = {name: known[name] for name in shares}
-        self.gate = gate
-
-    def parameters(self) -> list[torch.Tensor]:
-        """The numbers of the file: directions, values, and the weights of the gate."""
-        return list(self.tensors().values())
 
     def apply(self, pipe: StableDiffusionPipeline, strength: float = 1.0) -> None:
         """Steer the pipeline; 1 replaces the class, 0 is bitwise the plain pipeline."""
@@ -137,75 +123,42 @@ class ClassDirections(Steering):
                 )
         if not strength:
             return
-        pipe.applied = f"class directions {self._digest()} x {strength:g}"  # as no weight tells it
-        chosen, opens = {}, {}
+        pipe.applied = f"class directions {self.digest()} x {strength:g}"
+        chosen: dict[str, torch.Tensor] = {}
 
         def begin(call: UNetCall) -> None:
-            if call.begins:
-                chosen.update(
-                    {name: draw_classes(each, name, call.latents[call.prompt]) for name, each in self.shares.items()}
-                )
-            opens.update({name: self.gate.opens(name, call.states[call.prompt]) for name in self.shares})
+            chosen.update(self.drawn(call))
 
         def steer(output: torch.Tensor, call: UNetCall, layer: str) -> torch.Tensor | None:
             rows = output[call.prompt].float()
             for name, each in self.directions.items():
                 at = each.nearest(call.timestep)
                 basis, values = each.basis[layer][at], each.values[layer][at]
-                missing = values[chosen[name]] - rows.mean(1) @ basis.T
-                rows = rows + strength * (opens[name][:, None] * missing @ basis)[:, None]
+                missing = values[chosen[name].clamp(min=0)] - rows.mean(1) @ basis.T
+                rows = rows + strength * ((chosen[name] >= 0)[:, None] * missing @ basis)[:, None]
             output = output.clone()
             output[call.prompt] = rows.to(output.dtype)
             return output
 
         self._hooks = on_outputs(pipe, layers, steer, begin)
 
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """What its file holds, on the CPU, in float16 but for the timesteps."""
-        tensors = {f"gate.{name}": weight.half() for name, weight in self.gate.weight.items()}
+    def own_tensors(self) -> dict[str, torch.Tensor]:
+        """Timesteps, directions and values, the latter two in float16 (SD 1.5, two classes, 10 timesteps: .25 MB)."""
+        tensors = {}
         for name, each in self.directions.items():
             tensors[f"{name}.timesteps"] = each.timesteps
             for layer in each.basis:
                 tensors[f"{name}.basis.{layer}"] = each.basis[layer].half()
                 tensors[f"{name}.values.{layer}"] = each.values[layer].half()
-        return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-
-    def save(self, path: str | Path, metadata: dict | None = None) -> None:
-        """Write directions, shares and gate as safetensors (SD 1.5, two classes, 10 timesteps: .25 MB)."""
-        settings = {"shares": self._shares(), "errors": self.gate.errors}
-        save_weights(path, self.tensors(), metadata or {}, kind=KIND, settings=json.dumps(settings))
-
-    def _shares(self) -> dict[str, list[float]]:
-        return {name: each.tolist() for name, each in self.shares.items()}
-
-    def _digest(self) -> str:
-        digest = hashlib.sha256(json.dumps(self._shares()).encode())
-        for tensor in self.tensors().values():
-            digest.update(tensor.numpy().tobytes())
-        return digest.hexdigest()[:16]
-
-
-def draw_classes(shares: torch.Tensor, attribute: str, latents: torch.Tensor) -> torch.Tensor:
-    """Draw a class [N] for each of N images by systematic sampling, from a seed that their noise gives.
-
-    Each class is drawn for N times its share of the images, rounded up or down, and each image has every class with its
-    share as probability, also the only image of a batch.
-    """
-    generator = generator_of(latents, attribute)
-    order = torch.randperm(len(latents), generator=generator)
-    places = (torch.arange(len(latents)) + torch.rand(1, generator=generator, dtype=torch.float64)) / len(latents)
-    drawn = torch.searchsorted(shares.cumsum(0), places, right=True).clamp(max=len(shares) - 1)
-    return drawn[order].to(latents.device)
+        return tensors
 
 
 def load_class_directions(path: str | Path, device: torch.device | str) -> ClassDirections:
     """Read a file of `ClassDirections.save`; `UserError` if it is damaged."""
-    tensors, header, record = read_weights(path)
-    tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
     try:
-        settings = json.loads(header["settings"])
+        tensors, shares, gate, record = read_steering(path, device)
         directions = []
-        for name in settings["shares"]:
+        for name in shares:
             parts = {
                 part: {
                     key.removeprefix(f"{name}.{part}."): tensor.float()
@@ -215,8 +168,7 @@ def load_class_directions(path: str | Path, device: torch.device | str) -> Class
                 for part in ("basis", "values")
             }
             directions.append(Directions(name, tensors[f"{name}.timesteps"], **parts))
-        weight = {key.removeprefix("gate."): each.float() for key, each in tensors.items() if key.startswith("gate.")}
-        made = ClassDirections(directions, settings["shares"], PromptGate(weight, settings["errors"]))
+        made = ClassDirections(directions, shares, gate)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"the class directions {path} are damaged ({error}): measure them again") from error
     made.metadata = record

@@ -7,6 +7,8 @@ from diffusers import StableDiffusionPipeline
 from fairnb.adapters.bias_neurons import KIND
 from fairnb.adapters.class_directions import KIND as DIRECTIONS
 from fairnb.adapters.class_directions import load_class_directions
+from fairnb.adapters.class_tokens import KIND as TOKENS
+from fairnb.adapters.class_tokens import load_class_tokens
 from fairnb.adapters.full import KIND as FULL
 from fairnb.adapters.full import load_full
 from fairnb.adapters.h_guidance import KIND as GUIDANCE
@@ -22,8 +24,8 @@ PICKLED = (".pth", ".pt", ".bin", ".ckpt")
 
 
 def load_adapter(path: str | Path, pipe: StableDiffusionPipeline) -> Adapter | Steering:
-    """Load a file by what it holds, not applied: bias neurons, full weights, h-guidance, class directions, LoRA or
-    prefix tokens (safetensors).
+    """Load a file by what it holds, not applied: bias neurons, full weights, h-guidance, class directions, class
+    tokens, LoRA or prefix tokens (safetensors).
 
     LoRA and prefix tokens may be those of other tools. A whole fine-tuned U-Net (.pth too) becomes bias neurons.
     `UserError` if the file is damaged, none of these, or made for another model.
@@ -42,4 +44,6 @@ def load_adapter(path: str | Path, pipe: StableDiffusionPipeline) -> Adapter | S
         return load_h_guidance(path, pipe.device)
     if header.get("kind") == DIRECTIONS:
         return load_class_directions(path, pipe.device)
+    if header.get("kind") == TOKENS:
+        return load_class_tokens(path, pipe.device)
     return load_prefix(path, pipe) if len(tensors) == 1 else load_lora(path, pipe)

@@ -5,6 +5,9 @@ from pathlib import Path
 from fairnb.adapters.bias_neurons import KIND
 from fairnb.adapters.class_directions import KIND as DIRECTIONS
 from fairnb.adapters.class_directions import load_class_directions
+from fairnb.adapters.class_steering import ClassSteering
+from fairnb.adapters.class_tokens import KIND as TOKENS
+from fairnb.adapters.class_tokens import load_class_tokens
 from fairnb.adapters.full import KIND as FULL
 from fairnb.adapters.h_guidance import KIND as GUIDANCE
 from fairnb.adapters.h_guidance import load_h_guidance
@@ -49,7 +52,7 @@ fairnb generate "a photo of a doctor" --out doctors --model {base} --patch patch
 
 def describe(path: str | Path) -> str:
     """Describe any adapter's file, for `fairnb show`."""
-    if Path(path).is_file() and (other := _values(path) or _guidance(path) or _directions(path)):
+    if Path(path).is_file() and (other := _values(path) or _guidance(path) or _steering(path)):
         return other
     header = read_header(path)
     blocks: dict[str, int] = {}
@@ -70,7 +73,7 @@ def _values(path: str | Path) -> str | None:
     tensors, about, record = read_weights(path)
     full = about.get("kind") == FULL
     lora_or_prefix = len(tensors) == 1 or any("lora" in name for name in tensors)
-    if about.get("kind") in (KIND, GUIDANCE, DIRECTIONS) or not (full or lora_or_prefix):
+    if about.get("kind") in (KIND, GUIDANCE, DIRECTIONS, TOKENS) or not (full or lora_or_prefix):
         return None
     factors = read_factors(path, tensors, about) if len(tensors) > 1 and not full else {}
     ranks = [len(factor) for name, factor in factors.items() if name.endswith(".lora_A.weight")]
@@ -102,14 +105,19 @@ def _guidance(path: str | Path) -> str | None:
     return "\n".join([*lines, *_lines(guidance.metadata)])
 
 
-def _directions(path: str | Path) -> str | None:
-    """Describe class directions; None for any other file."""
-    if read_weights(path)[1].get("kind") != DIRECTIONS:
+def _steering(path: str | Path) -> str | None:
+    """Describe class directions or class tokens; None for any other file."""
+    kind = read_weights(path)[1].get("kind")
+    if kind == DIRECTIONS:
+        made: ClassSteering = load_class_directions(path, "cpu")
+        one = next(iter(made.directions.values()))
+        what = f"class directions in {len(one.basis)} cross-attention layers at {len(one.timesteps)} timesteps"
+    elif kind == TOKENS:
+        made = load_class_tokens(path, "cpu")
+        what = f"class tokens, {sum(len(word) for each in made.states.values() for word in each)} in all"
+    else:
         return None
-    made = load_class_directions(path, "cpu")
-    one, size = next(iter(made.directions.values())), Path(path).stat().st_size / 1e6
-    where = f"{len(one.basis)} cross-attention layers at {len(one.timesteps)} timesteps"
-    lines = [f"{path}: class directions in {where}; {size:.2f} MB"]
+    lines = [f"{path}: {what}; {Path(path).stat().st_size / 1e6:.2f} MB"]
     for name, shares in made.shares.items():
         lines.append(f"{name}: {_short(dict(zip(get_attribute(name).classes, shares.tolist(), strict=True)))}")
     for what, errors in made.gate.errors.items():

@@ -213,10 +213,14 @@ def steer(
         str | None, typer.Option(help="One or several, such as gender,skin_tone; else the profile's.")
     ] = None,
     share: ShareOption = None,
+    by: Annotated[
+        Literal["tokens", "directions"],
+        typer.Option(help="Append the states of the class word, or shift cross-attention along measured directions."),
+    ] = "tokens",
     profile: ProfileOption = "mini",
     change: SetOption = None,
 ) -> None:
-    """Measure class directions and write them with a gate, for --patch of generate and audit. No weight changes.
+    """Make class tokens or class directions and a gate, for --patch of generate and audit. No weight changes.
 
     While sampling, each image gets a class drawn from the shares; prompts that name a class or show no person are left
     alone.
@@ -228,14 +232,15 @@ def steer(
     """
     from fairnb.adapters.model_cards import describe
     from fairnb.diffusion.pipeline import processes
-    from fairnb.experiments.methods import make_class_directions
+    from fairnb.experiments.methods import make_class_directions, make_class_tokens
     from fairnb.prompts.attributes import get_attribute
     from fairnb.prompts.sets import load_prompt_set
 
     settings = load_settings(model, profile, change)
     shares = shares_of([get_attribute(name) for name in parse_attributes(attribute, [settings.attribute])], share)
     words = load_prompt_set(settings.prompts)
-    made = make_class_directions(load_model(settings), shares, words, settings)
+    make = make_class_tokens if by == "tokens" else make_class_directions
+    made = make(load_model(settings), shares, words, settings)
     if processes().is_main_process:
         made.save(out)
         typer.echo(f"{describe(out)}\nuse it with fairnb generate ... --patch {out}")

@@ -17,6 +17,7 @@ from diffusers import StableDiffusionPipeline
 
 from fairnb.adapters.bias_neurons import BiasNeurons
 from fairnb.adapters.class_directions import ClassDirections, directions_from_prompts
+from fairnb.adapters.class_tokens import ClassTokens, class_tokens
 from fairnb.adapters.full import FullWeights, load_full
 from fairnb.adapters.h_classifiers import h_classifier_from_prompts
 from fairnb.adapters.h_guidance import HGuidance, load_h_guidance
@@ -221,3 +222,11 @@ def make_class_directions(
     how = {"images": 1, "sampling": profile.sampling, "seed": profile.seed}
     measured = [directions_from_prompts(pipe, name, prompts.prompts("train"), **how) for name in shares]
     return ClassDirections(measured, shares, fit_gate(pipe, list(shares), prompts, profile.seed, profile.attributes))
+
+
+def make_class_tokens(
+    pipe: StableDiffusionPipeline, shares: Mapping[str, Sequence[float]], prompts: PromptSet, profile: Profile
+) -> ClassTokens:
+    """Read the class tokens of attributes, and fit the gate on the train occupations."""
+    words = {name: class_tokens(pipe, name) for name in shares}
+    return ClassTokens(words, shares, fit_gate(pipe, list(shares), prompts, profile.seed, profile.attributes))

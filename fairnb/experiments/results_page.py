@@ -136,7 +136,7 @@ def _experiments(results: list[dict]) -> pd.DataFrame:
         parts = f" of {' and '.join(about['parts'])}" if about["adapter"] in ("lora", "full") else ""
         parts += f", rank {about['rank']}" if about["adapter"] == "lora" else ""
         objective = "alignment" if about["contrast"] is None else f"triplets, {about['contrast']['loss']}"
-        if about["adapter"] in ("h_guidance", "words", "directions", "noise"):
+        if about["adapter"] in ("h_guidance", "words", "directions", "class_tokens", "noise"):
             objective = about["h_guidance"]["mode"] if about["adapter"] == "h_guidance" else "none"
         changes = ", ".join(f"{key} {value}" for key, value in about["finetune"].items())
         rows[result["experiment"]] = {

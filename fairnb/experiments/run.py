@@ -15,6 +15,7 @@ from fairnb.experiments.methods import (
     is_current,
     make_adapter,
     make_class_directions,
+    make_class_tokens,
     make_h_guidance,
     target_shares,
 )
@@ -138,11 +139,12 @@ def _train(
     folder = profile.folder / "experiments" / name
     own = prompts.fewer(experiment.occupations) if experiment.occupations else prompts
     record = {"experiment": name, "adapter": experiment.adapter, "prompts": experiment.prompts}
-    if experiment.adapter in ("h_guidance", "directions"):
+    if experiment.adapter in ("h_guidance", "directions", "class_tokens"):
         if experiment.adapter == "h_guidance":
             steering, minutes = make_h_guidance(pipe, vision, own, profile, name)
         else:
-            steering, minutes = make_class_directions(pipe, experiment.shares, own, profile), None
+            make = make_class_directions if experiment.adapter == "directions" else make_class_tokens
+            steering, minutes = make(pipe, experiment.shares, own, profile), None
         if state.is_main_process:
             steering.save(folder / "patch.safetensors", record)
         state.wait_for_everyone()

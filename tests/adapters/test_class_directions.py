@@ -9,9 +9,9 @@ from fairnb.adapters.class_directions import (
     ClassDirections,
     cross_attention,
     directions_from_prompts,
-    draw_classes,
     load_class_directions,
 )
+from fairnb.adapters.class_steering import draw_classes
 from fairnb.adapters.load import load_adapter
 from fairnb.adapters.model_cards import describe
 from fairnb.adapters.prompt_gate import PERSON, PromptGate, _examples, _last_word, fit_gate
@@ -197,7 +197,7 @@ def test_mistakes_are_refused(tiny_pipe, tmp_path):
     pipe = tiny_pipe()
     made = directions_from_prompts(pipe, "gender", [PROMPT], images=1, sampling=SAMPLING, seed=0)
     gate = open_gate(pipe, "gender")
-    with pytest.raises(UserError, match="no directions of age, only of gender"):
+    with pytest.raises(UserError, match="no class directions of age, only of gender"):
         ClassDirections([made], {"age": [0.5, 0.5]}, gate)
     with pytest.raises(UserError, match="a share for each of female, male, with sum 1"):
         ClassDirections([made], {"gender": [0.5, 0.6]}, gate)
