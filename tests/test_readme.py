@@ -85,8 +85,8 @@ def test_the_sweeps_of_the_readme_are_the_shipped_ones():
     assert f"Located on all words, but trained on 10, bias ends at {mean(few)}, on 160 at {mean(many)}." in text
 
 
-def test_the_class_directions_of_the_readme_are_the_shipped_ones():
-    result = next(each for each in read_results([MINI]) if each["experiment"] == "directions-3")
+def test_the_class_tokens_of_the_readme_are_the_shipped_ones():
+    result = next(each for each in read_results([MINI]) if each["experiment"] == "tokens-3")
     bias, text = result["kinds"]["occupations"]["bias"], README.replace("\n", " ")
     for name in ("gender", "skin_tone"):
         before, now = (short(bias[name][when]["mean"]) for when in ("before", "after"))
