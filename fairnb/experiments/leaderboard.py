@@ -1,8 +1,9 @@
 """The leaderboard: a row for each method, on the same model, prompts, noise and judge.
 
 An experiment with three seeds or more has the 95 % interval of its mean by Student's t. With fewer its spread is
-unknown, and the interval is what the other rows suggest: their pooled standard deviation over seeds. All rows have the
-same held-out prompts, so their choice is in no interval. A value is bold if the spread does not tell it from the best.
+unknown, and the interval is what the other rows of its kind suggest, those that train weights or those that do not:
+their pooled standard deviation over seeds. All rows have the same held-out prompts, so their choice is in no interval.
+A value is bold if the spread does not tell it from the best.
 """
 
 from collections.abc import Sequence
@@ -54,8 +55,10 @@ def leaderboard(results: list[dict]) -> pd.DataFrame:
         for when in ("before", "after")
     )
     values = pd.concat([plain.groupby(level=[0, 1]).first(), after]).reset_index()
+    trained = {result["experiment"] for result in whole if result["validation_bias"] is not None}
+    values["kind"] = [ORIGINAL if name == ORIGINAL else name in trained for name in values.experiment]
     groups = values.groupby("experiment", sort=False)
-    table, wide = groups.mean().drop(columns="seed"), half_widths(values)
+    table, wide = groups.mean(numeric_only=True).drop(columns="seed"), half_widths(values)
     for name in MORE:
         table[f"{name} low"], table[f"{name} high"] = table[name] - wide[name], table[name] + wide[name]
     for lost in {result["experiment"] for result in results} - set(table.index):
@@ -103,25 +106,25 @@ def _figures(result: dict, when: str) -> dict:
 
 def half_widths(values: pd.DataFrame) -> pd.DataFrame:
     """Half the 95 % interval of the mean of each experiment (rows) in each column of `MORE`, from a table with a row
-    per experiment and seed."""
-    groups = values.groupby("experiment", sort=False)[list(MORE)]
+    per experiment and seed; NaN where no row of its `kind` has two seeds."""
+    groups = values.groupby(["kind", "experiment"], sort=False)[list(MORE)]
     n, sd = groups.count(), groups.std()
     free = (n - 1).clip(lower=0)
-    free[n.index == ORIGINAL] = 0  # it has no training, and so nothing in common with the spread of the others
-    pooled = ((sd.fillna(0) ** 2 * free).sum() / free.sum().where(lambda total: total > 0)) ** 0.5
+    squares, total = ((sd.fillna(0) ** 2 * free), free)
+    squares, total = (each.groupby(level="kind").transform("sum") for each in (squares, total))
     known = n >= KNOWN
-    freedom = (n - 1).where(known, free.sum(), axis=1).where(lambda each: each > 0)
-    freedom[~known & (n.index == ORIGINAL)[:, None]] = nan
-    return student.ppf(0.975, freedom) * sd.where(known, pooled, axis=1) / n.where(n > 0) ** 0.5
+    freedom = free.where(known, total).where(lambda each: each > 0)
+    spread = sd.where(known, (squares / total.where(total > 0)) ** 0.5)
+    return (student.ppf(0.975, freedom) * spread / n.where(n > 0) ** 0.5).droplevel("kind")
 
 
 def best(table: pd.DataFrame, column: str) -> list[str]:
     """The best experiments in a column: the best mean and those that the spread does not tell from it, which is to say
     that they differ by less than the half-widths of both intervals together (root of the sum of squares).
 
-    None where no spread is known, and where it tells none of the rows from the best.
+    None where the spread of the best mean is not known, and where it tells none of the rows from it.
     """
-    rows = table.drop(ORIGINAL, errors="ignore").dropna(subset=[column, f"{column} low"])
+    rows = table.drop(ORIGINAL, errors="ignore").dropna(subset=[column])
     if rows.empty:
         return []
     values, wide = rows[column], rows[column] - rows[f"{column} low"]

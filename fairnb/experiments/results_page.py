@@ -52,12 +52,13 @@ The shipped patch is that of seed {seed}: its bias after is {shipped}.
 ## Leaderboard
 
 Every method on the same model, prompts, noise and judge (`fairnb leaderboard`), by target and then by bias. In
-brackets: the 95 % interval of the mean over seeds, by the pooled spread of the other rows where a row has fewer than
-{known} seeds, and the score of a perfectly fair model. Bold is the best of a column and all that this spread does not
-tell from it; nothing is bold where it tells none. `trained` is the bias on trained occupations, `worst` that of the
-worst tenth of the held-out ones when they are said otherwise ("at night", "a drawing of"). `obeyed` is the share of
-images that show the class their prompt names, `KID` the distance to images of the original model whose prompts name
-classes in the target shares. Minutes and MB of memory are those of the training on one CPU thread.
+brackets: the 95 % interval of the mean over seeds, and the score of a perfectly fair model. Where a row has fewer than
+{known} seeds the interval is that of the pooled spread of its kind (weights trained or not), if any row of it has two.
+Bold is the best of a column and all that this spread does not tell from it; nothing is bold where it tells none.
+`trained` is the bias on trained occupations, `worst` that of the worst tenth of the held-out ones when they are said
+otherwise ("at night", "a drawing of"). `obeyed` is the share of images that show the class their prompt names, `KID`
+the distance to images of the original model whose prompts name classes in the target shares. Minutes and MB of memory
+are those of the training on one CPU thread, in part beside other jobs.
 
 {leaderboard}
 

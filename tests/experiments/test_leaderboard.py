@@ -32,6 +32,7 @@ def result(name, seed, after, shares=("gender",), obeyed=0.9, **about):
         "clip_i": 0.9,
         "drift": 0.01,
         "minutes": None,
+        "validation_bias": 0.3,
         "parameters": 1000,
         "megabytes": 0.5,
     } | about
@@ -59,6 +60,15 @@ def test_intervals_are_of_the_seeds_and_where_these_are_few_of_the_pooled_spread
     assert table.loc["joint", "joint"] == pytest.approx(0.31) and table.loc[ORIGINAL, "joint"] == pytest.approx(0.8)
     assert (table.loc["varies", "seeds"], table.loc["varies", "note"]) == ("0 1 2", "")
     assert (table.loc["single", "seeds"], table.loc["single", "note"]) == ("0", "seed 1, 2 missing")
+
+
+def test_a_method_that_trains_nothing_says_nothing_of_the_spread_of_trainings():
+    steady = [result("steered", seed, 0.2 + seed / 100, validation_bias=None) for seed in range(3)]
+    table = leaderboard([*steady, result("alone", 0, 0.15)])
+    assert np.isnan(table.loc["alone", "gender low"]) and table.loc["steered", "gender low"] < 0.21
+    assert best(table, "gender") == []  # that of the best mean is unknown
+    table = leaderboard([*steady, result("alone", 0, 0.15, validation_bias=None)])
+    assert table.loc["alone", "gender high"] - 0.15 == pytest.approx(student.ppf(0.975, 2) * 0.01)
 
 
 def test_bold_is_the_best_and_what_the_spread_does_not_tell_from_it():
