@@ -34,7 +34,7 @@ MORE = {
     "KID": False,
     "variety": True,
 }
-BIASES, COSTS = ("gender", "skin_tone", "joint"), ("parameters", "megabytes", "minutes", "memory")
+COSTS = ("parameters", "megabytes", "minutes", "memory")
 KNOWN = 3  # seeds from which the spread of an experiment counts as known
 
 
@@ -43,10 +43,10 @@ def leaderboard(results: list[dict]) -> pd.DataFrame:
 
     `gender`, `skin_tone` and `joint` (all attributes of the row) are bias on held-out occupations, `floor ...` what a
     perfectly fair model would score; `trained` and `worst` are that of trained occupations and of the worst tenth of
-    other phrasings, `obeyed` and `sure` as in `evaluation.evaluate`, means over the row's attributes (of the original,
-    those of the first result). Each column of `MORE` has its `low` and `high`. `seeds` lists them, and `note` names
-    those that other rows have and this one lacks, and diverged trainings. `UserError` if two results differ in model,
-    prompts, vision models or evaluation.
+    other phrasings (on fewer images each, so that their floors are higher), `obeyed` and `sure` as in
+    `evaluation.evaluate`, means over the row's attributes (of the original, those of the first result). Each column of
+    `MORE` has its `low` and `high`. `seeds` lists them, and `note` names those that other rows have and this one lacks,
+    and diverged trainings. `UserError` if two results differ in model, prompts, vision models or evaluation.
     """
     _refuse_strangers(results)
     whole = [result for result in results if KIND in result.get("kinds", {})]
@@ -92,9 +92,11 @@ def _figures(result: dict, when: str) -> dict:
         known = key in bias and (column != "joint" or ("+" in key and (now or key == TABLE)))
         row[column] = bias[key][when]["mean"] if known else nan
         row[f"floor {column}"] = bias[key][when]["floor"] if known else nan
-    row["trained"] = mean(result["trained"][KIND][name][when]["mean"] for name in own)
-    worst = result.get("worst", {}).get(when)
-    row["worst"] = mean(each["mean"] for each in worst.values()) if worst else nan
+    trained, worst = [result["trained"][KIND][name][when] for name in own], result.get("worst", {}).get(when, {})
+    for column, each in (("trained", trained), ("worst", list(worst.values()))):
+        row[column], row[f"floor {column}"] = (
+            mean(of[key] for of in each) if each else nan for key in ("mean", "floor")
+        )
     row["obeyed"] = mean(result["obeyed"].values()) if now else nan
     row["sure"], row["faces"] = mean(result["sure"][when].values()), result["faces"][when]
     row["drift"], row["CLIP-I"] = (result["drift"], result["clip_i"]) if now else (0.0, 1.0)
@@ -146,12 +148,12 @@ def _cells(table: pd.DataFrame) -> pd.DataFrame:
         for name, row in table.iterrows():
             text = _number(row[column])
             text = f"**{text}**" if name in bold[column] else text
-            if column in BIASES and text:
+            if f"floor {column}" in table and text:
                 low, high = (_number(np.maximum(0.0, row[f"{column} {end}"])) for end in ("low", "high"))
                 text += f" ({f'{low} to {high}; ' if low else ''}fair {_number(row[f'floor {column}'])})"
             texts.append(text)
         cells[column] = texts
-    for column, digits in (("parameters", 0), ("megabytes", 2), ("minutes", 1), ("memory", 0)):
+    for column, digits in (("parameters", 0), ("megabytes", 3), ("minutes", 1), ("memory", 0)):
         cells[column] = table[column].map(lambda value, digits=digits: _number(value, digits))
     cells["command"] = [f"`fairnb experiment {name}`" if name != ORIGINAL else "" for name in table.index]
     cells["note"] = table.note

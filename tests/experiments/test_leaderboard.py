@@ -22,7 +22,7 @@ def result(name, seed, after, shares=("gender",), obeyed=0.9, **about):
         "identity": SHARED | {"experiment": {"shares": dict.fromkeys(shares)}, "seed": seed},
         "kinds": {"occupations": {"bias": bias(after)}},
         "trained": {"occupations": bias(after)},
-        "worst": {when: {key: {"mean": value} for key in shares} for when, value in both.items()},
+        "worst": {when: {key: {"mean": value, "floor": 0.7} for key in shares} for when, value in both.items()},
         "obeyed": dict.fromkeys(shares, obeyed),
         "sure": {when: dict.fromkeys(shares, value) for when, value in both.items()},
         "faces": both,
