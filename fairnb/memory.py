@@ -1,6 +1,7 @@
 """Memory of this process, now and at its peak."""
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -31,9 +32,8 @@ def reset_device_peak() -> None:
     """Let `device_peak` begin anew, where the system can (on a GPU, and on Linux)."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    forget = Path("/proc/self/clear_refs")
-    if forget.exists():
-        forget.write_text("5")  # the peak of the resident set, by proc(5)
+    with suppress(OSError):  # not Linux, or not allowed: then the peak is that since the process began
+        Path("/proc/self/clear_refs").write_text("5")  # the peak of the resident set, by proc(5)
 
 
 def device_peak() -> float | None:
