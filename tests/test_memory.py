@@ -15,6 +15,7 @@ def test_the_peak_forgets_what_came_before():
     del array
     before = device_peak()
     reset_device_peak()
-    assert device_peak() < before - 300
+    least = device_peak()
+    assert least < before - 300
     array = np.ones(25_000_000)
-    assert device_peak() > 190
+    assert device_peak() > least + 150
