@@ -6,13 +6,14 @@ their pooled standard deviation over seeds. All rows have the same held-out prom
 A value is bold if the spread does not tell it from the best.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import nan
 
 import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
+from fairnb.errors import UserError
 from fairnb.experiments.results import markdown
 from fairnb.identity import refuse_another
 
@@ -50,6 +51,9 @@ def leaderboard(results: list[dict]) -> pd.DataFrame:
     """
     _refuse_strangers(results)
     whole = [result for result in results if KIND in result.get("kinds", {})]
+    if not whole:
+        lost = "; ".join(f"{each['experiment']}: {_note(each['experiment'], results)}" for each in results)
+        raise UserError(f"no result has figures of {KIND} ({lost}): run an experiment that has")
     plain, after = (
         pd.DataFrame([_figures(result, when) for result in whole]).set_index(["experiment", "seed"]).astype(float)
         for when in ("before", "after")
@@ -83,7 +87,11 @@ def _refuse_strangers(results: list[dict]) -> None:
 
 def _figures(result: dict, when: str) -> dict:
     """The figures of one result; `before`, those of the original model that it was compared with."""
-    bias, mean = result["kinds"][KIND]["bias"], lambda values: float(np.mean(list(values)))
+    bias = result["kinds"][KIND]["bias"]
+
+    def mean(values: Iterable[float | None]) -> float:
+        return float(np.mean(np.asarray(list(values), float)))  # JSON has null for NaN, as of images without a face
+
     own = [name for name in bias if "+" not in name]
     now = when == "after"
     row = {"experiment": result["experiment"] if now else ORIGINAL, "seed": result["seed"]}

@@ -91,6 +91,18 @@ def test_diverged_trainings_are_rows_that_say_so():
     assert table.loc["varies", "gender"] == pytest.approx(0.5) and "seed 3 diverged" in table.loc["varies", "note"]
 
 
+def test_what_could_not_be_measured_is_an_empty_cell():
+    faceless = result("faceless", 0, None, obeyed=None)  # as JSON has it
+    table = leaderboard([*several(), faceless])
+    assert table.loc["faceless", ["gender", "trained", "obeyed"]].isna().all()
+    assert "| faceless | 0 |  |  |  |  | 0.800 (0.800 to 0.800; fair 0.700) |  | 0.800 |" in leaderboard_markdown(
+        [*several(), faceless]
+    )
+    lost = {key: faceless[key] for key in ("experiment", "seed", "identity")} | {"diverged": "the loss is nan"}
+    with pytest.raises(UserError, match="no result has figures of occupations .faceless: seed 0 diverged: the loss is"):
+        leaderboard([lost])
+
+
 @pytest.mark.parametrize("key", list(SHARED))
 def test_results_that_cannot_be_compared_are_refused(key):
     other = result("other", 0, 0.1)
