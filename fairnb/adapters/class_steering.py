@@ -6,6 +6,7 @@ shows no person (`prompt_gate`). What a drawn class changes is for `class_direct
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from fairnb.errors import UserError
 from fairnb.prompts.attributes import get_attribute
 
 
-class ClassSteering(Steering):
+class ClassSteering(Steering, ABC):
     """Target shares [K] of each attribute, and a gate.
 
     The images of a call are drawn classes by systematic sampling: the shares are met to within one image, in a random
@@ -47,9 +48,9 @@ class ClassSteering(Steering):
         states = call.states[call.prompt]
         return {name: each.where(self.gate.opens(name, states), -1) for name, each in self._classes.items()}
 
+    @abstractmethod
     def own_tensors(self) -> dict[str, torch.Tensor]:
         """What the file holds beside the gate; a name begins with that of its attribute."""
-        raise NotImplementedError
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """What its file holds, on the CPU."""

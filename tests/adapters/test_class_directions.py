@@ -97,25 +97,29 @@ def test_an_image_gets_the_values_of_its_class_and_keeps_the_rest(tiny_pipe):
         assert torch.allclose(change @ basis.T @ basis, change, atol=1e-6)
 
 
-def test_strength_0_a_closed_gate_and_directions_taken_off_are_bitwise_the_plain_pipeline(tiny_pipe):
-    pipe = tiny_pipe()
-    made = directions_from_prompts(pipe, "gender", [PROMPT], images=1, sampling=SAMPLING, seed=0)
-    latents = noise(pipe, PROMPT, range(3), 1)
+def check_off(pipe, steered) -> None:
+    """Strength 0, a closed gate and steering taken off are bitwise the plain pipeline; the same noise, the same
+    classes."""
+    latents, gate = noise(pipe, PROMPT, range(3), 1), steered.gate
     plain = sample(pipe, PROMPT, latents, **HOW)
-    gate = open_gate(pipe, "gender")
-    steered = ClassDirections([made], {"gender": [0.5, 0.5]}, gate)
     steered.apply(pipe, 0.0)
     assert torch.equal(sample(pipe, PROMPT, latents, **HOW), plain) and pipe.applied is None
     steered.apply(pipe)
     changed = sample(pipe, PROMPT, latents, **HOW)
     assert not torch.equal(changed, plain) and pipe.applied
-    assert torch.equal(sample(pipe, PROMPT, latents, **HOW), changed)  # the same noise, the same classes
+    assert torch.equal(sample(pipe, PROMPT, latents, **HOW), changed)
     gate.weight["gender"][-1] = 1  # every prompt names a class
     assert torch.equal(sample(pipe, PROMPT, latents, **HOW), plain)
     gate.weight["gender"][-1], gate.weight[PERSON][-1] = -1, -1  # no prompt shows a person
     assert torch.equal(sample(pipe, PROMPT, latents, **HOW), plain)
     steered.remove(pipe)
     assert torch.equal(sample(pipe, PROMPT, latents, **HOW), plain) and pipe.applied is None
+
+
+def test_what_is_off_is_bitwise_the_plain_pipeline(tiny_pipe):
+    pipe = tiny_pipe()
+    made = directions_from_prompts(pipe, "gender", [PROMPT], images=1, sampling=SAMPLING, seed=0)
+    check_off(pipe, ClassDirections([made], {"gender": [0.5, 0.5]}, open_gate(pipe, "gender")))
 
 
 @pytest.mark.parametrize("scheduler", [DDIMScheduler, PNDMScheduler, DPMSolverMultistepScheduler])
