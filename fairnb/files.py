@@ -67,7 +67,27 @@ def one_run_in(folder: str | Path, wait: bool = False) -> Iterator[None]:
     The system frees the folder when its process ends, however it ends. What a killed run left half written is removed.
     """
     folder = Path(folder)
-    lock = FileLock(folder / LOCK, timeout=-1 if wait else 0)
+    with _locked(folder, LOCK, wait):
+        for other in folder.glob(f"{LOCK}-*"):  # of shards
+            with _locked(folder, other.name, wait=False):
+                other.unlink(missing_ok=True)
+        remove_leftovers(folder)
+        yield
+
+
+@contextmanager
+def one_shard_in(folder: str | Path, shard: str, claim: Callable[[], object]) -> Iterator[None]:
+    """Use a folder beside other shards, as the only one of this name; `claim` is called while no other writes."""
+    folder = Path(folder)
+    with _locked(folder, f"{LOCK}-{shard}", wait=False):
+        with _locked(folder, LOCK, wait=True):
+            claim()
+        yield
+
+
+@contextmanager
+def _locked(folder: Path, name: str, wait: bool) -> Iterator[None]:
+    lock = FileLock(folder / name, timeout=-1 if wait else 0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -76,7 +96,6 @@ def one_run_in(folder: str | Path, wait: bool = False) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}): choose another output folder") from error
     try:
-        remove_leftovers(folder)
         yield
     finally:
         lock.release()

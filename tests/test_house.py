@@ -15,6 +15,8 @@ ROOMS = [
     "identity",
     "memory",
     "seeds",
+    "tensors",
+    "shards",
     "prompts",
     "profiles",
     "diffusion",

@@ -16,13 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from fairnb.adapters.lora_files import read_factors
 from fairnb.adapters.prefix import TOKEN
 from fairnb.adapters.protocol import read_pickled
 from fairnb.errors import UserError
-from fairnb.files import write_atomically
+from fairnb.tensors import write_tensors
 
 
 def convert(paths: Sequence[str | Path], out: str | Path) -> Path:
@@ -37,7 +36,7 @@ def convert(paths: Sequence[str | Path], out: str | Path) -> Path:
     if TOKEN in tensors and len(tensors) > 1:
         raise UserError("prefix tokens and LoRA are two adapters: convert them one by one")
     whole = {name: tensor.detach().float().contiguous() for name, tensor in tensors.items()}
-    return write_atomically(out, lambda temporary: save_file(whole, temporary, metadata={"format": "pt"}))
+    return write_tensors(whole, out, {"format": "pt"})
 
 
 def _renamed(path: Path) -> dict[str, torch.Tensor]:

@@ -144,7 +144,6 @@ def reliability(
     return torch.tensor(values, dtype=torch.float32)
 
 
-@torch.no_grad()
 def h_classifier_from_prompts(
     pipe: StableDiffusionPipeline,
     vision: VisionModels,
@@ -154,35 +153,30 @@ def h_classifier_from_prompts(
     images: int,
     sampling: Sampling,
     seed: int,
+    captured: Mapping[str, torch.Tensor] | None = None,
 ) -> HClassifier:
     """Train the h-classifier of an attribute on `images` images of each prompt and class.
 
     The prompts name the class, and images are used if the guide is sure of it. The reliability is measured on as many
     images of the plain prompts of whose class the guide is sure: in a named prompt h contains the word, and the
-    classifier is right before there is an image.
+    classifier is right before there is an image. `captured` gives what `capture_h` of shards has captured.
     """
     about = get_attribute(attribute)
+    if captured is None:
+        captured = capture_h(pipe, vision, attribute, prompts, images=images, sampling=sampling, seed=seed)
 
-    def drawn(words: Sequence[str], what: str) -> tuple[dict[int, torch.Tensor], torch.Tensor, torch.Tensor]:
-        """h of all prompts with each of the words, the guide's classes [N], and whether it is sure of them [N]."""
-        classes, sure = [], []
-        with recording_h(pipe) as h:
-            for prompt in tqdm(prompts, what):
-                for word in words:
-                    for part in noise(pipe, prompt, range(images), seed).split(sampling.batch):
-                        how = {"steps": sampling.steps, "guidance_scale": sampling.guidance_scale}
-                        latents = sample(pipe, name_class(prompt, word), part, **how)
-                        seen = vision.perceive(pipe, latents, sampling.batch).confident_classes([attribute])
-                        classes.append(seen[0][:, 0].cpu())
-                        sure.append(seen[1].cpu())
-        return h, torch.cat(classes), torch.cat(sure)
+    def of(kind: str) -> tuple[dict[int, torch.Tensor], torch.Tensor, torch.Tensor]:
+        """h of all images of a kind per timestep, the guide's classes [N], and whether it is sure of them [N]."""
+        rows = {key.split(".")[1]: values.flatten(0, 1) for key, values in captured.items() if key.startswith(kind)}
+        classes, sure = rows.pop("classes"), rows.pop("sure").bool()
+        return {int(at): values for at, values in rows.items()}, classes, sure
 
-    h, classes, sure = drawn(about.words, "h of named classes")
+    h, classes, sure = of("named")
     asked = torch.arange(len(about.words)).repeat_interleave(images).repeat(len(prompts))
     good = sure & (classes == asked)
     kept = {at: values[good] for at, values in h.items()}
     made = fit_h_classifier(kept, asked[good], attribute, about.classes, seed=seed, device=pipe.device)
-    h, classes, sure = drawn([""], "h of plain prompts")
+    h, classes, sure = of("plain")
     where = torch.arange(len(prompts)).repeat_interleave(images)[sure].tolist()
     made.reliable = reliability(made, {at: values[sure] for at, values in h.items()}, classes[sure], where)
     if made.reliable.isnan().any():
@@ -191,6 +185,36 @@ def h_classifier_from_prompts(
             f"two of the same prompt: use more than {images} images, or less biased prompts"
         )
     return made
+
+
+@torch.no_grad()
+def capture_h(
+    pipe: StableDiffusionPipeline,
+    vision: VisionModels,
+    attribute: str,
+    prompts: Sequence[str],
+    *,
+    images: int,
+    sampling: Sampling,
+    seed: int,
+) -> dict[str, torch.Tensor]:
+    """Draw what `h_classifier_from_prompts` learns from: "named.<timestep>" is h [prompts, N, D] of `images` images for
+    each class named, "named.classes" and "named.sure" [prompts, N] are what the guide sees; "plain" without a name."""
+    captured = {}
+    for kind, words in (("named", get_attribute(attribute).words), ("plain", [""])):
+        classes, sure = [], []
+        with recording_h(pipe) as h:
+            for prompt in tqdm(prompts, f"h of {kind} prompts"):
+                for word in words:
+                    for part in noise(pipe, prompt, range(images), seed).split(sampling.batch):
+                        how = {"steps": sampling.steps, "guidance_scale": sampling.guidance_scale}
+                        latents = sample(pipe, name_class(prompt, word), part, **how)
+                        seen = vision.perceive(pipe, latents, sampling.batch).confident_classes([attribute])
+                        classes.append(seen[0][:, 0].cpu())
+                        sure.append(seen[1].cpu())
+        values = {"classes": torch.cat(classes), "sure": torch.cat(sure).byte(), **h}
+        captured |= {f"{kind}.{key}": each.unflatten(0, (len(prompts), -1)) for key, each in values.items()}
+    return captured
 
 
 @torch.no_grad()

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from fairnb.errors import UserError
 from fairnb.files import write_atomically
 from fairnb.seeds import stable_seed
+from fairnb.tensors import write_tensors
 
 # Maps tensor names to sorted positions (int64) within the flattened tensor.
 NeuronSet = dict[str, torch.Tensor]
@@ -82,7 +83,7 @@ def largest(values: torch.Tensor, count: int, unet: torch.nn.Module) -> NeuronSe
 def save_neurons(neurons: NeuronSet, path: str | Path, metadata: dict[str, str]) -> None:
     """Write a set as safetensors, with one int32 tensor of positions per weight tensor."""
     tensors = {name: indices.to("cpu", torch.int32) for name, indices in neurons.items()}
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+    write_tensors(tensors, path, metadata)
 
 
 def load_neurons(path: str | Path) -> NeuronSet:

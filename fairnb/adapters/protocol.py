@@ -8,11 +8,11 @@ from typing import Protocol
 import torch
 from diffusers import StableDiffusionPipeline
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from fairnb.diffusion.fingerprint import tensor_hash
 from fairnb.errors import UserError
-from fairnb.files import write_atomically
+from fairnb.tensors import write_tensors
 
 
 class Adapter(Protocol):
@@ -61,7 +61,7 @@ def adapter_identity(adapter: Adapter) -> dict:
 def save_weights(path: str | Path, tensors: dict[str, torch.Tensor], record: dict, **header: str) -> None:
     """Write an adapter's file: its tensors, and in the header `header` and the training record."""
     header["record"] = json.dumps(record)
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=header))
+    write_tensors(tensors, path, header)
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str], dict]:

@@ -7,11 +7,13 @@ import typer
 
 from fairnb.cli.options import (
     MEASURE,
+    SHARD_DONE,
     ModelArgument,
     OutOption,
     PatchOption,
     ProfileOption,
     SetOption,
+    ShardOption,
     StrengthOption,
     load_model,
     load_prompts,
@@ -40,6 +42,7 @@ def generate(
     patch: PatchOption = None,
     strength: StrengthOption = 1.0,
     form: Annotated[Literal["png", "jpg"], typer.Option(help="Of the files; png is lossless.")] = "png",
+    shard: ShardOption = None,
 ) -> None:
     """Generate images, with or without a patch; a killed call resumes. Steps, guidance and dtype are the profile's.
 
@@ -51,7 +54,9 @@ def generate(
     from fairnb.adapters.prefix import HELD
     from fairnb.diffusion.pipeline import processes
     from fairnb.measure.generate import generate as generate_images
+    from fairnb.shards import read_shard
 
+    own = read_shard(shard)
     if bool(texts) == bool(prompts):
         raise UserError("give prompts in quotes, or a file of them as --prompts FILE" + (", not both" if texts else ""))
     if texts and (file := next((text for text in texts if Path(text).is_file()), None)):
@@ -70,8 +75,10 @@ def generate(
     _say_overlong(pipe, [*(row["prompt"] for row in rows), negative])
     seed = settings.seed if seed is None else seed
     how = settings.sampling.model_dump() | {"images": images, "seed": seed, "negative": negative, "form": form}
-    generate_images(pipe, rows, folder=out, **how)
-    if processes().is_main_process:
+    generate_images(pipe, rows, folder=out, shard=own, **how)
+    if processes().is_main_process and own:
+        typer.echo(SHARD_DONE.format(own))
+    elif processes().is_main_process:
         typer.echo(f"{images * len(rows)} images in {out}: now try fairnb measure {out}")
 
 
@@ -92,6 +99,7 @@ def measure(
     report: Annotated[
         Path | None, typer.Option(help="Also write a new folder with audit.html, figures, tables and records.")
     ] = None,
+    shard: ShardOption = None,
     change: SetOption = None,
 ) -> None:
     """Find and judge the faces in images; print shares and bias for every prompt.
@@ -100,13 +108,15 @@ def measure(
     Examples:
       fairnb measure doctors --out doctors.parquet
       fairnb measure doctors --out test_results.pkl --report doctors-audit
+      fairnb measure doctors --out doctors.parquet --shard 1/4
     """
     from fairnb.diffusion.pipeline import pick_device
     from fairnb.experiments.audit import write_audit
-    from fairnb.measure.judge import judge_images
+    from fairnb.measure.judge import join_parts, judge_identity, judge_images, read_part, write_part
     from fairnb.measure.provenance import provenance
     from fairnb.measure.record_files import check_suffix, left_out, load_records, save_records
     from fairnb.measure.records import attributes_of
+    from fairnb.shards import find_parts, is_done, read_shard, remove_parts
     from fairnb.vision.classifiers import load_classifier
     from fairnb.vision.faces import load_detector
     from fairnb.vision.perception import classifier_hash
@@ -115,14 +125,26 @@ def measure(
         check_suffix(out)
     if report and report.exists() and (not report.is_dir() or any(report.iterdir())):
         raise UserError(f"{report} is not empty: give a new folder")
-    settings = load_settings(None, profile, change)
-    accuracy, sources, seen_by, place = {}, [], "not recorded", folder.parent
+    settings, own = load_settings(None, profile, change), read_shard(shard)
+    if own and (folder.is_file() or out is None):
+        raise UserError(f"--shard {shard} judges images and writes beside --out: give a folder of images, and --out")
+    accuracy, sources, seen_by, place, parts = {}, [], "not recorded", folder.parent, []
     if folder.is_file():
         records = load_records(folder)
     else:
         device, place = pick_device(settings.device), folder
         judge = load_classifier(settings.judge, device)
-        records = judge_images(folder, load_detector(device), judge)
+        whole = out and out.with_suffix(".parquet")
+        if own:
+            identity = judge_identity(folder, judge)
+            if not is_done(own.part(whole), lambda part: read_part(part, identity)):
+                write_part(judge_images(folder, load_detector(device), judge, shard=own), own.part(whole), identity)
+            typer.echo(SHARD_DONE.format(own))
+            return
+        if parts := find_parts(whole) if out else []:
+            records = join_parts(folder, parts, judge_identity(folder, judge))
+        else:
+            records = judge_images(folder, load_detector(device), judge)
         accuracy, sources = judge.accuracy, [source.model for source in settings.judge]
         seen_by = classifier_hash(judge)
         if skipped := records.attrs["skipped"]:
@@ -135,6 +157,7 @@ def measure(
         if lost := left_out(records, out):
             typer.echo(f"{out}: FFD's form has no {' and no '.join(lost)}, which is left out", err=True)
         typer.echo(save_records(records, out))
+        remove_parts(parts)
     if report:
         made = {"images": str(folder), "judge": ", ".join(sources) or "not recorded"}
         about = {"provenance": provenance(made), "identity": {"judge": seen_by}}

@@ -7,10 +7,12 @@ import typer
 
 from fairnb.cli.options import (
     DEBIAS,
+    SHARD_DONE,
     ModelArgument,
     OutOption,
     ProfileOption,
     SetOption,
+    ShardOption,
     ShareOption,
     StrengthOption,
     load_model,
@@ -31,6 +33,7 @@ def find(
     attribute: Annotated[
         str | None, typer.Option(help="Comma-separated for several, whose neurons are united; else the profile's.")
     ] = None,
+    shard: ShardOption = None,
     profile: ProfileOption = "mini",
     change: SetOption = None,
 ) -> None:
@@ -45,14 +48,19 @@ def find(
     from fairnb.diffusion.pipeline import processes
     from fairnb.experiments.methods import find_neurons
     from fairnb.prompts.sets import load_prompt_set
+    from fairnb.shards import read_shard
 
-    settings = load_settings(model, profile, change)
+    settings, own = load_settings(model, profile, change), read_shard(shard)
     names = parse_attributes(attribute, [settings.attribute])
     if out.suffix not in (".safetensors", ".txt"):
         raise UserError(f"--out {out} has no form of neurons: name a file that ends in .safetensors or .txt")
     words = load_prompt_set(settings.prompts)
     pipe = load_model(settings)
-    found = count_neurons(find_neurons(pipe, "+".join(names), settings, words, out))
+    found = find_neurons(pipe, "+".join(names), settings, words, out, own)
+    if own:
+        typer.echo(SHARD_DONE.format(own))
+        return
+    found = count_neurons(found)
     total = sum(weight.numel() for weight in pipe.unet.parameters())
     if processes().is_main_process:
         typer.echo(f"{out}: {found:,} of {total:,} weights ({found / total:.2%})")
@@ -158,6 +166,7 @@ def guide(
         float | None,
         typer.Option(min=0, help="Least reliability of a step that is guided; else .9, or .9 of the best where lower."),
     ] = None,
+    shard: ShardOption = None,
     profile: ProfileOption = "mini",
     change: SetOption = None,
 ) -> None:
@@ -169,15 +178,19 @@ def guide(
       fairnb guide data/mini-sd --attribute gender,age --share 0.5,0.5 --share 0.7,0.3 --out both.safetensors
       fairnb guide data/mini-sd --attribute hat --folder yes=hats --folder no=bare --out hats.safetensors
     """
-    from fairnb.adapters.h_classifiers import h_classifier_from_folders, h_classifier_from_prompts
+    from fairnb.adapters.h_classifiers import h_classifier_from_folders
     from fairnb.adapters.h_guidance import HGuidance, check_mode
     from fairnb.diffusion.pipeline import processes
+    from fairnb.experiments.methods import h_classifiers
     from fairnb.prompts.attributes import Attribute, get_attribute
     from fairnb.prompts.sets import load_prompt_set
+    from fairnb.shards import find_parts, read_shard, remove_parts
     from fairnb.vision.perception import load_vision_models
 
-    settings = load_settings(model, profile, change)
+    settings, own = load_settings(model, profile, change), read_shard(shard)
     names = (attribute or settings.attribute).split(",")
+    if folder and own:
+        raise UserError(f"--shard {shard} divides prompts, not the pictures of --folder: leave one of the two out")
     if folder:
         places = dict(each.partition("=")[::2] for each in folder)
         if wrong := [name for name, place in places.items() if not name or not place]:
@@ -191,16 +204,19 @@ def guide(
     else:
         shares = shares_of([get_attribute(name) for name in names], share)
         check_mode(mode, shares, both)
-        train = load_prompt_set(settings.prompts).prompts("train")
+        words = load_prompt_set(settings.prompts)
         pipe = load_model(settings)
         vision = load_vision_models(settings, pipe.device)
-        how = {"images": images, "sampling": settings.sampling, "seed": settings.seed}
-        made = [h_classifier_from_prompts(pipe, vision, name, train, **how) for name in names]
+        made = h_classifiers(pipe, vision, names, images, settings, words, out, own)
+        if own:
+            typer.echo(SHARD_DONE.format(own))
+            return
     best = min(each.reliable.max().item() for each in made)
     least = min(0.9, 0.9 * best) if reliable is None else reliable
     if not processes().is_main_process:
         return
     HGuidance(made, shares, strength, mode=mode, reliable=least, both=both, raw=raw).save(out)
+    remove_parts(find_parts(out))
     typer.echo(f"steps are guided where reliability is {least:.2f} or more; the best has {best:.2f}, chance is .50")
     typer.echo(f"{out}: see it with fairnb show {out}, use it with fairnb generate ... --patch {out}")
 

@@ -18,6 +18,10 @@ OutOption = Annotated[Path, typer.Option(help="A folder for the results.")]
 PatchOption = Annotated[
     Path | None, typer.Option(help="A patch, LoRA, prefix tokens or h-guidance (.safetensors) to apply.")
 ]
+ShardOption = Annotated[
+    str | None, typer.Option(help="Do a part only, such as 2/8; the same call without it joins all parts.")
+]
+SHARD_DONE = "shard {} is done: when all are, call again without --shard"
 StrengthOption = Annotated[float, typer.Option(help="Of the patch: 0 is the original model, 1 the debiased one.")]
 
 # The groups of `fairnb --help`, by what a user wants.

@@ -19,7 +19,7 @@ from fairnb.adapters.bias_neurons import BiasNeurons
 from fairnb.adapters.class_directions import ClassDirections, directions_from_prompts
 from fairnb.adapters.class_tokens import ClassTokens, class_tokens
 from fairnb.adapters.full import FullWeights, load_full
-from fairnb.adapters.h_classifiers import h_classifier_from_prompts
+from fairnb.adapters.h_classifiers import HClassifier, capture_h, h_classifier_from_prompts
 from fairnb.adapters.h_guidance import HGuidance, load_h_guidance
 from fairnb.adapters.lora import LoRA
 from fairnb.adapters.neuron_sets import (
@@ -44,7 +44,8 @@ from fairnb.identity import difference, hashed
 from fairnb.profiles import Experiment, Profile
 from fairnb.prompts.attributes import get_attribute
 from fairnb.prompts.sets import PromptSet
-from fairnb.training.locate import locate, mean_gradient
+from fairnb.shards import Shard, find_parts, interleave, is_done, load_tensors, remove_parts, save_tensors
+from fairnb.training.locate import FAMILIES, contrast_pairs, count_kept, locate, mean_gradient
 from fairnb.vision.perception import VisionModels
 
 
@@ -112,36 +113,54 @@ def _instead_of(
 
 
 def find_neurons(
-    pipe: StableDiffusionPipeline, attribute: str, profile: Profile, prompts: PromptSet, path: str | Path
-) -> NeuronSet:
+    pipe: StableDiffusionPipeline,
+    attribute: str,
+    profile: Profile,
+    prompts: PromptSet,
+    path: str | Path,
+    shard: Shard | None = None,
+) -> NeuronSet | None:
     """Locate the bias neurons of an attribute on the train occupations, and write them to `path` with their settings.
 
     Of several attributes, "gender+age", the union. A path that ends in .txt gets the form that Bias Neurons publishes.
+    A `shard` counts on its share of the occupations, writes that beside `path` and returns None; a later call without
+    one joins the parts.
     """
-    chosen, state = profile.locate, processes()
-    found = [
-        locate(
-            pipe,
-            get_attribute(name),
-            prompts.split("train"),
-            k=max(1, round(chosen.k * sum(weight.numel() for weight in pipe.unet.parameters()))),
-            frequency=chosen.frequency,
-            timestep=chosen.timestep,
-            noises=chosen.noises,
-            tensors=chosen.tensors,
-            contents=prompts.contents,
-            contexts=prompts.contexts,
-            seed=profile.seed,
-        )
-        for name in attribute.split("+")
-    ]
+    state, names, path = processes(), attribute.split("+"), Path(path)
+    place = {"contents": prompts.contents, "contexts": prompts.contexts, "seed": profile.seed}
+    how = profile.locate.model_dump(include={"timestep", "noises", "tensors"})
+    how["k"] = max(1, round(profile.locate.k * sum(weight.numel() for weight in pipe.unet.parameters())))
+    train, identity = prompts.split("train"), _identity_of_neurons(pipe, attribute, profile, prompts)
+    whole = path.with_suffix(".safetensors")
+    if shard:
+        if not is_done(shard.part(whole), lambda part: load_tensors(part, identity)):
+            counts = {}
+            for name in names:
+                pairs = contrast_pairs(get_attribute(name), train, **place)
+                own = pairs[pairs.occupation.isin(shard.of(train))]
+                counted = count_kept(pipe, own, seed=profile.seed, **how)
+                counts |= {f"{name}.{family}": values for family, values in counted.items()}
+            if state.is_main_process:
+                save_tensors(counts, shard.part(whole), identity)
+        return None
+    parts = find_parts(whole)
+    counts = {}
+    for part in parts:
+        for key, counted in load_tensors(part, identity).items():
+            counts[key] = counts[key] + counted if key in counts else counted
+    found = []
+    for name in names:
+        own = {family: counts[f"{name}.{family}"] for family in FAMILIES} if parts else None
+        joined = {"frequency": profile.locate.frequency, "counted": own}
+        found.append(locate(pipe, get_attribute(name), train, **place, **how, **joined))
     neurons = reduce(union, [each.neurons for each in found])
-    about = found[0].settings | {"attribute": attribute, "found": count_neurons(neurons)}
-    about["identity"] = _identity_of_neurons(pipe, attribute, profile, prompts)
-    if state.is_main_process and Path(path).suffix == ".txt":
-        write_flat_text(neurons, path, pipe.unet)
-    elif state.is_main_process:
-        save_neurons(neurons, path, {key: json.dumps(value) for key, value in about.items()})
+    about = found[0].settings | {"attribute": attribute, "found": count_neurons(neurons)} | {"identity": identity}
+    if state.is_main_process:
+        if path.suffix == ".txt":
+            write_flat_text(neurons, path, pipe.unet)
+        else:
+            save_neurons(neurons, path, {key: json.dumps(value) for key, value in about.items()})
+        remove_parts(parts)
     state.wait_for_everyone()
     return neurons
 
@@ -201,8 +220,7 @@ def _h_classifier(
     path, state = profile.folder / "experiments" / f"h_{attribute}.safetensors", processes()
     how = {"images": experiment.h_guidance.images, "seed": profile.seed}
     train = prompts.prompts("train", experiment.prompts)
-    identity = how | {"prompts": hashed(train), "sampling": profile.sampling.model_dump()}
-    identity |= {"model": model_identity(pipe), "vision": vision.identity()}
+    identity = _identity_of_h(pipe, vision, train, profile, how)
     there = load_h_guidance(path, pipe.device).metadata.get("identity", {}) if path.is_file() else None
     if not is_current(path, there, identity):
         started = time.perf_counter()
@@ -213,6 +231,48 @@ def _h_classifier(
             HGuidance([made], {attribute: shares}, 0.0, reliable=0.0).save(path, about)
         state.wait_for_everyone()
     return load_h_guidance(path, pipe.device)
+
+
+def _identity_of_h(pipe, vision: VisionModels, train: Sequence[str], profile: Profile, how: Mapping[str, int]) -> dict:
+    identity = {**how, "prompts": hashed(train), "sampling": profile.sampling.model_dump()}
+    return identity | {"model": model_identity(pipe), "vision": vision.identity()}
+
+
+def h_classifiers(
+    pipe: StableDiffusionPipeline,
+    vision: VisionModels,
+    attributes: Sequence[str],
+    images: int,
+    profile: Profile,
+    prompts: PromptSet,
+    path: str | Path,
+    shard: Shard | None = None,
+) -> list[HClassifier] | None:
+    """Train h-classifiers of attributes on `images` images of each train prompt and class.
+
+    A `shard` draws the images of its share of the prompts, writes h beside `path` and returns None; a later call
+    without one trains on all parts.
+    """
+    how, train = {"images": images, "seed": profile.seed}, prompts.prompts("train")
+    identity = _identity_of_h(pipe, vision, train, profile, how) | {"attributes": list(attributes)}
+    how["sampling"] = profile.sampling
+    if shard:
+        if not is_done(shard.part(path), lambda part: load_tensors(part, identity)):
+            captured = {name: capture_h(pipe, vision, name, shard.of(train), **how) for name in attributes}
+            tensors = {f"{name}/{key}": values for name, own in captured.items() for key, values in own.items()}
+            if processes().is_main_process:
+                save_tensors(tensors, shard.part(path), identity)
+        return None
+    parts = [load_tensors(part, identity) for part in find_parts(path)]
+    joined = {key: interleave([part[key] for part in parts]) for key in (parts[0] if parts else ())}
+    captured = {
+        name: {key.removeprefix(f"{name}/"): values for key, values in joined.items() if key.startswith(f"{name}/")}
+        for name in attributes
+    }
+    return [
+        h_classifier_from_prompts(pipe, vision, name, train, captured=captured[name] or None, **how)
+        for name in attributes
+    ]
 
 
 def make_class_directions(

@@ -14,10 +14,11 @@ from fairnb.diffusion.fingerprint import model_identity
 from fairnb.diffusion.pipeline import check_words, processes
 from fairnb.diffusion.sampling import decode, noise, sample
 from fairnb.errors import UserError
-from fairnb.files import one_run_in, read_json, remove_leftovers, write_json
+from fairnb.files import one_run_in, one_shard_in, read_json, remove_leftovers, write_json
 from fairnb.identity import difference, refuse_another
 from fairnb.measure.images import image_path, is_whole_image, save_image
 from fairnb.prompts.templates import name_class
+from fairnb.shards import Shard
 
 PLAN = "generation.json"
 ROW = ("prompt_id", "prompt", "occupation", "split")
@@ -37,6 +38,7 @@ def generate(
     form: Literal["png", "jpg"] = "png",
     replace: bool = False,
     progress: bool = True,
+    shard: Shard | None = None,
 ) -> Path:
     """Write `images` images of each prompt to folder/prompt_<id>/img_<j>.png (8 bit, lossless), or .jpg if that is the
     `form` (as FFD has it); return the folder.
@@ -45,7 +47,8 @@ def generate(
     the attribute words of each image (`draw_words`). Whole files are kept; empty or truncated ones are generated again,
     so a killed run that is started again ends with the same files. Under `torchrun` the batches are divided over the
     processes. generation.json records what the folder holds: a folder of another model or other settings is refused,
-    or emptied of its images if `replace` is set. `negative` is the negative prompt of every image.
+    or emptied of its images if `replace` is set. `negative` is the negative prompt of every image. A `shard` draws its
+    share of the batches; other shards may draw into the same folder meanwhile.
     """
     folder = Path(folder)
     rows = _rows(prompts)
@@ -65,18 +68,23 @@ def generate(
         raise UserError(f"a negative prompt needs a guidance scale above 1, but it is {guidance_scale:g}: raise it")
     state = processes()
     # Runs that may replace the images of others share them, and wait for each other.
-    with one_run_in(folder, wait=replace) if state.is_main_process else nullcontext():
-        if state.is_main_process:
+    alone = (
+        one_shard_in(folder, shard.name, lambda: _claim(folder, plan, replace))
+        if shard
+        else one_run_in(folder, wait=replace)
+    )
+    with alone if state.is_main_process else nullcontext():
+        if state.is_main_process and not shard:
             _claim(folder, plan, replace)
             for place in folder.glob("prompt_*"):
                 remove_leftovers(place)
         state.wait_for_everyone()
-        _draw(pipe, folder, plan, progress)
+        _draw(pipe, folder, plan, progress, shard)
         state.wait_for_everyone()
     return folder
 
 
-def _draw(pipe: StableDiffusionPipeline, folder: Path, plan: dict, progress: bool) -> None:
+def _draw(pipe: StableDiffusionPipeline, folder: Path, plan: dict, progress: bool, shard: Shard | None) -> None:
     """Draw the missing images, this process its part of the batches."""
     state, images, batch, seed = processes(), plan["images"], plan["batch"], plan["seed"]
     how = {key: plan[key] for key in ("steps", "guidance_scale", "negative")}
@@ -84,6 +92,7 @@ def _draw(pipe: StableDiffusionPipeline, folder: Path, plan: dict, progress: boo
     # run ends with the same bytes as one that was never killed.
     starts = range(0, images, batch)
     work = [(row, list(range(start, min(start + batch, images)))) for row in plan["prompts"] for start in starts]
+    work = shard.of(work) if shard else work
     mine = work[state.process_index :: state.num_processes]
     for row, indices in tqdm(mine, desc="generate", unit="batch", disable=not (progress and state.is_main_process)):
         paths = [image_path(folder, row["prompt_id"], index, plan["form"]) for index in indices]

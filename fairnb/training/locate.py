@@ -7,7 +7,7 @@ occupations. Bias neurons are (bias and have_bias) minus no_bias.
 
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -77,6 +77,7 @@ def locate(
     seed: int,
     noises: str = "one",
     tensors: str = "",
+    counted: Mapping[str, torch.Tensor] | None = None,
 ) -> Located:
     """Locate the bias neurons of an attribute: keep the `k` weights with the largest gradient of each pair, and count.
 
@@ -90,23 +91,14 @@ def locate(
     parameters in whose name it is found.
 
     Memory beside the U-Net: a few times 12 k bytes, one dense gradient tensor at a time, and 6 bytes per weight on the
-    CPU for the counts. `UserError` if k exceeds the model.
+    CPU for the counts; none of it if `counted` gives what `count_kept` of shards has counted. `UserError` if k exceeds
+    the model.
     """
-    total = sum(weight.numel() for weight in pipe.unet.parameters())
-    there = sum(weight.numel() for name, weight in pipe.unet.named_parameters() if re.search(tensors, name))
-    if not there:
-        raise UserError(f"no tensor of the U-Net matches '{tensors}': change locate.tensors")
-    if not 1 <= k <= there:
-        among = f" in tensors that match '{tensors}'" if tensors else ""
-        raise UserError(f"k = {k} weights cannot be kept of a U-Net with {there}{among}: use 1 to {there}")
+    where = {"timestep": timestep, "seed": seed, "noises": noises, "tensors": tensors}
     pairs = contrast_pairs(attribute, occupations, contents, contexts, seed)
-    flat = {family: torch.zeros(total, dtype=torch.int16) for family in FAMILIES}
-    top = _Top(k)
-    for pair in _backward(pipe, pairs, timestep, seed, top.add, noises, tensors):
-        flat[pair.family][top.take()] += 1
+    flat = count_kept(pipe, pairs, k=k, **where) if counted is None else counted
     counts = {family: _by_tensor(pipe.unet, values) for family, values in flat.items()}
-    least = frequency * len(occupations)
-    neurons = select(counts, least)
+    neurons = select(counts, frequency * len(occupations))
     settings = {
         "attribute": attribute.name,
         "k": k,
@@ -117,9 +109,29 @@ def locate(
         "occupations": list(occupations),
         "seed": seed,
         "found": count_neurons(neurons),
-        "weights": total,
+        "weights": sum(weight.numel() for weight in pipe.unet.parameters()),
     }
     return Located(neurons, counts, pairs, settings)
+
+
+def count_kept(
+    pipe: StableDiffusionPipeline, pairs: pd.DataFrame, *, k: int, timestep: int, seed: int, noises: str, tensors: str
+) -> dict[str, torch.Tensor]:
+    """For how many of the pairs (`contrast_pairs`) each weight is among the `k` with the largest gradient: per family
+    int16 [number of weights], in the order of `flat_offsets`. See `locate`; sums over parts of the pairs are those of
+    all."""
+    total = sum(weight.numel() for weight in pipe.unet.parameters())
+    there = sum(weight.numel() for name, weight in pipe.unet.named_parameters() if re.search(tensors, name))
+    if not there:
+        raise UserError(f"no tensor of the U-Net matches '{tensors}': change locate.tensors")
+    if not 1 <= k <= there:
+        among = f" in tensors that match '{tensors}'" if tensors else ""
+        raise UserError(f"k = {k} weights cannot be kept of a U-Net with {there}{among}: use 1 to {there}")
+    flat = {family: torch.zeros(total, dtype=torch.int16) for family in FAMILIES}
+    top = _Top(k)
+    for pair in _backward(pipe, pairs, timestep, seed, top.add, noises, tensors):
+        flat[pair.family][top.take()] += 1
+    return flat
 
 
 def mean_gradient(

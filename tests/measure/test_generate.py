@@ -285,13 +285,13 @@ def test_a_killed_run_started_again_ends_with_the_same_files(tiny_pipe, tmp_path
     assert left == files(tmp_path / "whole")
 
 
-def test_look_gives_a_row_per_image(tiny_pipe, tmp_path: Path, judge: Classifier) -> None:
+def test_look_gives_a_row_per_image(tiny_pipe, tmp_path: Path, judge: Classifier, monkeypatch) -> None:
     folder = generate(tiny_pipe(), ROWS, folder=tmp_path / "a", **SETTINGS)
     for index, level in [(0, 200), (1, 20), (2, 220)]:
         Image.new("RGB", (32, 32), (level, level, level)).save(image_path(folder, 3, index))
         Image.new("RGB", (32, 32), (level, level, level)).save(image_path(folder, 5, index))
     occupations = classifier("occupation:doctor", "occupation:police officer")
-    records = judge_images(folder, Detector(), judge, occupation_judge=occupations, batch=4)
+    records = judge_images(folder, Detector(), judge, occupation_judge=occupations)
     assert records.prompt_id.tolist() == [3, 3, 3, 5, 5, 5] and records.image.tolist() == [0, 1, 2] * 2
     assert records.seed.unique().tolist() == [1] and records.occupation.tolist()[3] == "nurse"
     assert records.face.tolist() == [True, False, True] * 2
@@ -301,7 +301,8 @@ def test_look_gives_a_row_per_image(tiny_pipe, tmp_path: Path, judge: Classifier
     np.testing.assert_allclose(faces[["box_x0", "box_x1"]], [[8, 24]] * 4)
     assert set(records.occupation_seen) <= {"doctor", "police officer"}
     assert len(read_records(write_records(records, tmp_path / "r.parquet"))) == 6
-    one_by_one = judge_images(folder, Detector(), judge, batch=1)
+    monkeypatch.setattr("fairnb.measure.judge.BATCH", 1)
+    one_by_one = judge_images(folder, Detector(), judge)
     np.testing.assert_allclose(one_by_one.gender_male, records.gender_male, atol=1e-6)
 
 
