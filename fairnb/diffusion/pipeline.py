@@ -4,14 +4,17 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from difflib import get_close_matches
 from pathlib import Path
 from textwrap import shorten
+from typing import TypeVar
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from diffusers import StableDiffusionPipeline
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import (
@@ -29,6 +32,8 @@ from fairnb.diffusion.kinds import check_pipeline, check_scheduler_class
 from fairnb.errors import UserError
 from fairnb.files import SHIPPED, resolve
 
+T, R = TypeVar("T"), TypeVar("R")
+PATIENCE = timedelta(hours=12)  # the main process judges alone for hours; the libraries give up after ten minutes
 SLICED = 512  # images of this side are decoded one by one: a batch would need more memory than the U-Net
 WHOLE_WORDS = "whole_words"  # in the configuration of a tokenizer: all words that its model was trained on
 WEIGHTS = re.compile(r"diffusion_pytorch_model(?:-\d+-of-\d+)?(?:\.(\w+))?(?:-\d+-of-\d+)?\.(?:safetensors|bin)")
@@ -53,7 +58,18 @@ HUB = {
 
 def processes() -> PartialState:
     """The processes of this run: one, or those of `torchrun` or `accelerate launch` (on CPUs only `torchrun`)."""
-    return PartialState(cpu=not torch.cuda.is_available())
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+
+
+def divided(work: Sequence[T], do: Callable[[T], R]) -> list[R]:
+    """What `do` returns for each piece of the work, of which every process does its share; the same list in all.
+
+    Tensors must be on the CPU, since a process cannot hold what lies on the GPU of another.
+    """
+    state = processes()
+    own = [do(piece) for piece in work[state.process_index :: state.num_processes]]
+    parts = gather_object([own])  # one process: itself
+    return [parts[number % len(parts)][number // len(parts)] for number in range(len(work))]
 
 
 def pick_device(name: str | None = None) -> torch.device:

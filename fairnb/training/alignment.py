@@ -33,7 +33,7 @@ from fairnb.adapters.protocol import Adapter, adapter_identity
 from fairnb.diffusion.fingerprint import model_identity
 from fairnb.diffusion.gradients import adjusted_backward, full_backward, sample_with_gradient, trajectory
 from fairnb.diffusion.kinds import check_adjusted
-from fairnb.diffusion.pipeline import check_words
+from fairnb.diffusion.pipeline import check_words, divided, processes
 from fairnb.diffusion.sampling import decode, noise, sample
 from fairnb.errors import UserError
 from fairnb.identity import hashed
@@ -87,6 +87,7 @@ class AlignmentRun:
     @cached_property
     def accelerator(self) -> Accelerator:
         """Created when the run starts, so that it finds the processes of `torchrun`."""
+        processes()  # which wait for each other as long as it takes
         return Accelerator(cpu=not torch.cuda.is_available())
 
     @property
@@ -179,13 +180,14 @@ class AlignmentRun:
     @torch.no_grad()
     def validate(self, prompts: list[str]) -> float:
         """Bias measured by the guide, mean over the prompts and the aligned attributes."""
-        biases = []
-        for prompt in prompts:
+
+        def measured(prompt: str) -> float:
             latents = self.reference_model.generate(prompt, range(self.settings.images))
             seen = self.vision.perceive(self.pipe, latents, self.sampling.batch)
             found = torch.from_numpy(seen.faces.found)
-            biases.append(_mean_bias({name: seen.probabilities[name][found] for name in self.attributes}))
-        return float(np.mean(biases))
+            return _mean_bias({name: seen.probabilities[name][found] for name in self.attributes})
+
+        return float(np.mean(divided(prompts, measured)))
 
     def named_classes(self, number: int) -> torch.Tensor | None:
         """The class indices [N, A] named for the images of the `number`-th prompt, or None for a plain prompt.
@@ -218,9 +220,9 @@ class AlignmentRun:
         found = self.accelerator.gather(torch.from_numpy(seen.faces.found).to(latents.device))
         everyone = {name: self.accelerator.gather(seen.probabilities[name]) for name in self.attributes}
         wanted, confident = self._targets(everyone, found, named, number)
-        pool = torch.from_numpy(indices[own]).to(latents.device)
+        pool = indices[own]
         losses = self._backward_to_latents(
-            prompt, originals, latents, seen.faces, jitter, pool, own, wanted, confident, named
+            prompt, originals.of(pool, latents.device), latents, seen.faces, jitter, pool, own, wanted, confident, named
         )
         backward(latents.grad)
         losses = self.accelerator.reduce(losses, "sum")
@@ -264,7 +266,8 @@ class AlignmentRun:
     ) -> torch.Tensor:
         """Put the gradient of the weighted losses into `latents.grad`; return this process's part of the four losses.
 
-        `pool` [n] are this process's noises, `own` its rows within the update; `wanted` and `confident` cover all rows.
+        `pool` [n] are this process's noises, `originals` are those of them, `own` its rows within the update; `wanted`
+        and `confident` cover all rows.
         """
         settings, reference_model = self.settings, self.reference_model
         own_wanted, sure = (torch.stack([of[name][own] for name in self.attributes], 1) for of in (wanted, confident))
@@ -274,14 +277,14 @@ class AlignmentRun:
             goal_features = self.vision.features(self.pipe, goal, self.sampling.batch)
         else:
             factor = self._per_attribute(settings.changed_factor)
-            weight = dynamic_weight(own_wanted, sure, originals.classes[pool], factor)
+            weight = dynamic_weight(own_wanted, sure, originals.classes, factor)
             goal, goal_features = reference_model.references(prompt, originals, pool, own_wanted)
         factor = 1.0 if named is not None else self._per_attribute(settings.face_box_factor)
-        inside = dynamic_weight(own_wanted, sure, originals.classes[pool], factor)
-        both = shared_box(faces.boxes, originals.boxes[pool.cpu().numpy()])
+        inside = dynamic_weight(own_wanted, sure, originals.classes, factor)
+        both = shared_box(faces.boxes, originals.boxes)
         face_goal = None
         if settings.face_weight and named is None:
-            face_goal = reference_model.face_goal(latents, faces, originals, pool, own_wanted)
+            face_goal = reference_model.face_goal(latents, faces, originals, own_wanted)
             face_goal[~sure.all(1)] = torch.nan
         weights = self._loss_weights(latents.device)
         losses = torch.zeros(4, device=latents.device)

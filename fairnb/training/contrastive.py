@@ -21,7 +21,7 @@ from fairnb.adapters.full import FullWeights
 from fairnb.adapters.lora import LoRA
 from fairnb.adapters.protocol import adapter_identity
 from fairnb.diffusion.fingerprint import model_identity
-from fairnb.diffusion.pipeline import encode_prompts, image_size
+from fairnb.diffusion.pipeline import encode_prompts, image_size, processes
 from fairnb.identity import content
 from fairnb.measure.images import fit_image, load_image
 from fairnb.profiles import WITHOUT_EFFECT, Finetune
@@ -90,6 +90,7 @@ class ContrastiveRun:
 
     def train(self, validate: Callable[[], float] | None, folder: str | Path, record: dict) -> pd.DataFrame:
         """Train the adapter (see `loop.train_adapter`); `validate()` returns the bias of the current model."""
+        processes()  # which wait for each other as long as it takes
         accelerator = Accelerator(cpu=not torch.cuda.is_available())
         identity = {
             "settings": self.settings.model_dump(exclude=set(WITHOUT_EFFECT)),

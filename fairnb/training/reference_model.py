@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
-from tqdm import tqdm
 
 from fairnb.adapters.protocol import Adapter
-from fairnb.diffusion.pipeline import processes
+from fairnb.diffusion.pipeline import divided, processes
 from fairnb.diffusion.sampling import noise, sample
 from fairnb.profiles import Finetune, Sampling
 from fairnb.prompts.attributes import WORD_ORDER, get_attribute
@@ -25,7 +24,8 @@ class Originals:
 
     `latents` [P, C, h, w], `features` [P, D], face `boxes` [P, 4] (NaN without a face), `classes` [P, A] of the aligned
     attributes (-1 without a face), the guide's `probability` [P] of the least sure of them (0 without a face), and the
-    features [P, F] of the `faces` (None without `finetune.face_weight`).
+    features [P, F] of the `faces` (None without `finetune.face_weight`). All lie in the memory of the CPU, since a run
+    keeps those of all its prompts.
     """
 
     latents: torch.Tensor
@@ -34,6 +34,11 @@ class Originals:
     classes: torch.Tensor
     probability: torch.Tensor
     faces: torch.Tensor | None
+
+    def of(self, pool: np.ndarray, device: torch.device) -> "Originals":
+        """Copies of the rows of some noises [N], on a device."""
+        rows = {name: None if each is None else each[pool] for name, each in vars(self).items()}
+        return Originals(**{name: each.to(device) if torch.is_tensor(each) else each for name, each in rows.items()})
 
 
 @dataclass
@@ -59,28 +64,36 @@ class ReferenceModel:
 
     @torch.no_grad()
     def originals(self, prompt: str) -> Originals:
-        """Generate the whole pool of a prompt with the base weights."""
-        with self.adapter.disabled():
-            latents = self.generate(prompt, range(self.settings.pool))
-        seen = self.vision.perceive(self.pipe, latents, self.sampling.batch)
-        classes, probability = seen.likely_classes(self.names)
-        features = self._face_features(latents, seen.faces) if self.settings.face_weight else None
-        return Originals(latents, self._features(latents), seen.faces.boxes, classes, probability, features)
+        """Generate the whole pool of a prompt with the base weights, each process a part of it."""
+
+        def drawn(indices: Sequence[int]) -> Originals:
+            with self.adapter.disabled():
+                latents = self.generate(prompt, indices)
+            seen = self.vision.perceive(self.pipe, latents, self.sampling.batch)
+            classes, probability = seen.likely_classes(self.names)
+            faces = self._face_features(latents, seen.faces).cpu() if self.settings.face_weight else None
+            features = self._features(latents).cpu()
+            return Originals(latents.cpu(), features, seen.faces.boxes, classes.cpu(), probability.cpu(), faces)
+
+        pool, count = self.settings.pool, min(processes().num_processes, self.settings.pool)
+        parts = divided([range(pool * i // count, pool * (i + 1) // count) for i in range(count)], drawn)
+        return Originals(**{name: _joined([getattr(part, name) for part in parts]) for name in vars(parts[0])})
 
     @torch.no_grad()
-    def references(self, prompt: str, originals: Originals, pool: torch.Tensor, wanted: torch.Tensor):
-        """Latents [N, C, h, w] and features [N, D] of the reference images of the noises `pool` [N].
+    def references(self, prompt: str, originals: Originals, pool: np.ndarray, wanted: torch.Tensor):
+        """Latents [N, C, h, w] and features [N, D] of the reference images of the noises `pool` [N], whose originals
+        are given.
 
         A reference image is the original image. With `finetune.reference` "named" (ours), where the class must change
         to `wanted` [N, A], it is the image of the same noise and the named prompt ("a photo of a female pilot"): a
         clear face of that class, where cross-entropy alone is content with a face at the decision border.
         """
-        latents, features = originals.latents[pool], originals.features[pool]
+        latents, features = originals.latents.clone(), originals.features.clone()
         if self.settings.reference == "original":
             return latents, features
-        changed = must_change(wanted, originals.classes[pool])
+        changed = must_change(wanted, originals.classes)
         if changed.any():
-            latents[changed] = self.named(prompt, pool[changed].tolist(), wanted[changed].tolist())
+            latents[changed] = self.named(prompt, pool[changed.cpu().numpy()].tolist(), wanted[changed].tolist())
             features[changed] = self._features(latents[changed])
         return latents, features
 
@@ -99,15 +112,17 @@ class ReferenceModel:
         """
         rows = torch.cartesian_prod(*(torch.arange(len(get_attribute(name).classes)) for name in self.names))
         rows = rows.reshape(len(rows), -1)
-        faces, classes = [], []
-        for number, prompt in enumerate(tqdm(prompts, "face bank", disable=not processes().is_main_process)):
+
+        def clear(place: tuple[int, str]) -> tuple[torch.Tensor, torch.Tensor]:
+            number, prompt = place
             latents = self.named(prompt, [number] * len(rows), rows.tolist())
             seen = self.vision.perceive(self.pipe, latents, self.sampling.batch)
             found, probability = seen.likely_classes(self.names)
             good = (probability >= self.settings.face_sure) & (found == rows.to(found.device)).all(1)
-            faces.append(self._face_features(latents, seen.faces)[good])
-            classes.append(found[good])
-        self.bank = FaceBank(torch.cat(faces), torch.cat(classes))
+            return self._face_features(latents, seen.faces)[good].cpu(), found[good].cpu()
+
+        faces, classes = zip(*divided(list(enumerate(prompts)), clear), strict=True)
+        self.bank = FaceBank(torch.cat(faces).to(self.pipe.device), torch.cat(classes).to(self.pipe.device))
 
     def naming(self, prompt: str, classes: Sequence[Sequence[int]]) -> list[str]:
         """The prompt with the attribute words of each of `classes` [N][A]; the words in the order of a prompt."""
@@ -131,7 +146,7 @@ class ReferenceModel:
         return torch.cat(drawn)
 
     def face_goal(
-        self, latents: torch.Tensor, faces: Faces, originals: Originals, pool: torch.Tensor, wanted: torch.Tensor
+        self, latents: torch.Tensor, faces: Faces, originals: Originals, wanted: torch.Tensor
     ) -> torch.Tensor:
         """Features [N, F] that FFD's face realism loss compares each face with.
 
@@ -140,9 +155,9 @@ class ReferenceModel:
         """
         own = self._face_features(latents, faces)
         goal = nearest_faces(own.nan_to_num(), wanted, self.bank.faces, self.bank.classes)
-        clear = originals.probability[pool] >= self.settings.face_sure
-        kept = clear & ~must_change(wanted, originals.classes[pool])
-        goal[kept] = originals.faces[pool][kept]
+        clear = originals.probability >= self.settings.face_sure
+        kept = clear & ~must_change(wanted, originals.classes)
+        goal[kept] = originals.faces[kept]
         return goal
 
     def _features(self, latents: torch.Tensor) -> torch.Tensor:
@@ -150,3 +165,9 @@ class ReferenceModel:
 
     def _face_features(self, latents: torch.Tensor, faces: Faces) -> torch.Tensor:
         return self.vision.face_features(self.pipe, latents, faces, self.sampling.batch)
+
+
+def _joined(parts: list):
+    if parts[0] is None:
+        return None
+    return np.concatenate(parts) if isinstance(parts[0], np.ndarray) else torch.cat(parts)

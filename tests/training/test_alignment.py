@@ -4,6 +4,7 @@ import dataclasses
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -131,6 +132,36 @@ def test_two_processes_give_what_one_gives(whole, tmp_path):
     torch.testing.assert_close(torch.tensor(one["loss"]), torch.tensor(two["loss"]), rtol=1e-3, atol=1e-4)
 
 
+def test_four_processes_on_two_machines_train_what_one_does(tmp_path):
+    """Two `torchrun` of two processes each, which meet over the network (here the loopback)."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    changes = {"face_weight": 1.0, "pool": 6, "updates": 2, "validate_every": 1}
+    run(tmp_path / "one", {f"finetune.{key}": value for key, value in changes.items()})
+    given = [f"finetune.{key}={value}" for key, value in changes.items()]
+    launch = [*TWO[:3], "--nnodes", "2", "--nproc_per_node", "2", "--master_addr", "127.0.0.1", "--master_port", port]
+    machines = [
+        subprocess.Popen(
+            [*map(str, [*launch, "--node_rank", rank, *COMMAND[1:], tmp_path / "four", *given])],
+            env=ENVIRONMENT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    told = [machine.communicate() for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], told[0][1][-2000:] + told[1][1][-2000:]
+    assert [out.count("one of 4") for out, _ in told] == [2, 2]
+    one, four = (load_file(tmp_path / place / "patch.safetensors") for place in ("one", "four"))
+    for key in one:
+        torch.testing.assert_close(one[key], four[key], rtol=1e-4, atol=1e-5)
+    one, four = (pd.read_csv(tmp_path / place / "history.csv") for place in ("one", "four"))
+    assert one["validation_bias"].tolist() == four["validation_bias"].tolist()
+    assert len(list((tmp_path / "four").iterdir())) == len(list((tmp_path / "one").iterdir()))
+
+
 @pytest.mark.parametrize(("gradient", "acts_from"), [("last", 0), ("full", 0), ("full", 500)])
 def test_the_other_gradients_train_too(tmp_path, gradient, acts_from):
     changes = {
@@ -195,7 +226,9 @@ def test_changed_images_are_pulled_to_the_picture_of_the_named_class(mini, visio
     with torch.no_grad():
         adapter.parameters()[0].add_(0.1)  # a trained adapter must not leak into the references
     adapter.update()
-    pool, wanted = torch.tensor([2, 0, 1]), originals.classes[torch.tensor([2, 0, 1])].clone()
+    pool = np.array([2, 0, 1])
+    originals = originals.of(pool, "cpu")
+    wanted = originals.classes.clone()
     wanted[1] = 1 - wanted[1]
     latents, _ = run_.reference_model.references(PILOT, originals, pool, wanted)
     adapter.detach()
@@ -352,7 +385,7 @@ def test_face_realism_pulls_to_whole_faces(mini, vision):
     faces = run_.vision.perceive(mini, originals.latents, 4).faces
     wanted = originals.classes.clone()
     wanted[0] = 1 - wanted[0]
-    goal = run_.reference_model.face_goal(originals.latents, faces, originals, torch.arange(4), wanted)
+    goal = run_.reference_model.face_goal(originals.latents, faces, originals, wanted)
     kept = originals.probability >= 0.9
     kept[0] = False
     torch.testing.assert_close(goal[kept], originals.faces[kept])
