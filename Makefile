@@ -6,7 +6,7 @@ BIN     := .venv/bin
 READY   := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce notebook lab test lint bench mini-sd quality full-size seeds experiments sweeps results ship check clean
+.PHONY: help env reproduce notebook lab test lint bench mini-sd quality full-size seeds experiments scale sweeps results ship check clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -58,6 +58,18 @@ seeds: $(READY) ## after reproduce: the main result with four more seeds, and th
 	done
 	$(BIN)/fairnb spread outputs/mini $(foreach seed,1 2 3 4,outputs/mini-seed$(seed))
 	$(BIN)/fairnb report --profile mini
+
+UNITS = exp-1 exp-2 tokens-3 --profile smoke --seeds 0,1
+SCALE = .venv-scale
+
+$(SCALE)/.ready: notebooks/scale/requirements.txt
+	$(PYTHON) -m venv $(SCALE)
+	$(SCALE)/bin/python -m pip install --quiet --disable-pip-version-check -r notebooks/scale/requirements.txt
+	@touch $@
+
+scale: $(READY) $(SCALE)/.ready ## units of work as a Snakemake workflow on this machine   (UNITS="exp-1 --seeds 0,1")
+	$(SCALE)/bin/snakemake -s notebooks/scale/Snakefile --workflow-profile notebooks/scale/local \
+	  --config units="$(UNITS)" out=outputs/scale
 
 experiments: $(READY) ## every method's experiments, three seeds each, and their table (a night on a CPU)
 	for seed in 0 1 2; do \

@@ -3,6 +3,8 @@
 import re
 from difflib import get_close_matches
 
+AGAIN = 75  # exit code of a run that was asked to end (SIGTERM): EX_TEMPFAIL, the same call goes on
+
 
 class UserError(ValueError):
     """A mistake in the user's input; the message is one sentence that names the mistake and what to do.

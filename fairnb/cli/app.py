@@ -1,13 +1,15 @@
 """The `fairnb` command."""
 
+import signal
 import sys
+import threading
 
 import typer
 from typer.core import TyperGroup
 
 from fairnb.cli import images, models, runs, scores, triplets
 from fairnb.cli.options import COURSE, DEBIAS, PANELS
-from fairnb.errors import UserError
+from fairnb.errors import AGAIN, UserError
 
 
 class Grouped(TyperGroup):
@@ -58,7 +60,9 @@ app.add_typer(triplets.commands, name="triplets", rich_help_panel=DEBIAS)
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one sentence on stderr and exit code 2."""
+    """Entry point: a user's mistake is one sentence on stderr and exit code 2; SIGTERM ends with 75, "try again"."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(AGAIN))
     try:
         app()
     except UserError as error:

@@ -74,6 +74,39 @@ def experiment(
 
 
 @commands.command(rich_help_panel=COURSE)
+def units(
+    names: Annotated[list[str] | None, typer.Argument(help="Of the profile's experiments; none means all.")] = None,
+    seeds: Annotated[str, typer.Option(help="Comma-separated; each has a folder of its own, NAME-seedSEED.")] = "0",
+    chain: Annotated[bool, typer.Option("--chain", help="The main path, 03 to 07, instead of experiments.")] = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Run them here, so many at a time.")] = None,
+    profile: ProfileOption = "mini",
+    change: SetOption = None,
+) -> None:
+    """List units of work, a command a line: for a job array, an Indexed Job, a workflow; or run them with --jobs.
+
+    Each unit resumes when it is started again.
+
+    
+    Examples:
+      fairnb units exp-1 exp-2 --seeds 0,1,2
+      fairnb units --chain --seeds 1,2,3,4 --jobs 2
+    """
+    from fairnb.experiments.units import list_units, run_units
+    from fairnb.profiles import load_profile
+
+    try:
+        numbers = [int(seed) for seed in seeds.split(",")]
+    except ValueError as error:
+        raise UserError(f"--seeds {seeds} is no list of whole numbers: write for example 0,1,2") from error
+    settings = load_profile(profile, parse_changes(change))
+    listed = list_units(names or [], settings, profile, change or [], numbers, chain)
+    if jobs is None:
+        typer.echo("\n".join(unit.line() for unit in listed))
+    elif not run_units(listed, jobs, settings.folder.parent / "units"):
+        raise typer.Exit(1)
+
+
+@commands.command(rich_help_panel=COURSE)
 def results(
     places: Annotated[
         list[Path], typer.Argument(help="Output folders of one profile, of several seeds, or files that --out wrote.")

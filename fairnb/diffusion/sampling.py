@@ -49,6 +49,24 @@ def sample(
     return latents
 
 
+@torch.no_grad()
+def draw(
+    pipe: StableDiffusionPipeline,
+    prompt: str,
+    indices: Sequence[int],
+    seed: int,
+    *,
+    steps: int,
+    guidance_scale: float,
+    batch: int,
+) -> torch.Tensor:
+    """Images [N,3,H,W] in [-1, 1] of a prompt from its noises `indices`, `batch` at a time."""
+    drawn = []
+    for part in noise(pipe, prompt, indices, seed).split(batch):
+        drawn.append(decode(pipe, sample(pipe, prompt, part, steps=steps, guidance_scale=guidance_scale)))
+    return torch.cat(drawn)
+
+
 def decode(pipe: StableDiffusionPipeline, latents: torch.Tensor) -> torch.Tensor:
     """Images [N,3,H,W] in [-1, 1] of final latents; differentiable. `UserError` if a number is infinite or none."""
     latents = latents.to(pipe.vae.dtype) / pipe.vae.config.scaling_factor

@@ -1,9 +1,12 @@
 """Run the notebooks headless: papermill, one process each, and only those that are missing or out of date."""
 
+import ctypes
 import os
 import re
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from fairnb.measure.provenance import provenance
 from fairnb.profiles import Profile, load_profile
 
 PARAMETERS = ("profile", "overrides")
+PR_SET_PDEATHSIG = 1
 MAIN_PATH = "0[0-7]_*.ipynb"
 
 
@@ -95,15 +99,18 @@ def _run(path: Path, profile: Profile, parameters: dict) -> bool:
     settings = executed.with_name(f".{path.stem}.yaml")
     write_atomically(settings, lambda temporary: temporary.write_text(yaml.safe_dump(parameters), encoding="utf-8"))
     command = [sys.executable, "-m", "papermill", str(path), str(running), "-k", "python3", "-f", str(settings)]
-    command += ["--no-progress-bar"]
+    command += ["--no-progress-bar", "--start-timeout", "300"]  # a kernel starts slowly where many do
     live = sys.stdout.isatty()
     print(f"{path.stem:<28} {about}", end="" if live else " ... ", flush=True)
     started = time.monotonic()
     log = executed.with_name(f".{path.stem}.log")
-    with log.open("w") as stream:
+    # A folder of IPython for itself: kernels that start at the same time would lock each other out of one.
+    with log.open("w") as stream, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as ipython:
         # Without a terminal tqdm writes a line per refresh: every ten seconds is enough.
-        environment = {**os.environ, "TQDM_MININTERVAL": "10", "FAIRNB_HEADLESS": "1"}
-        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, env=environment)
+        environment = {**os.environ, "TQDM_MININTERVAL": "10", "FAIRNB_HEADLESS": "1", "IPYTHONDIR": ipython}
+        process = subprocess.Popen(
+            command, stdout=stream, stderr=subprocess.STDOUT, env=environment, preexec_fn=end_with_parent
+        )
         try:
             while process.poll() is None:
                 time.sleep(0.2)
@@ -130,6 +137,12 @@ def _run(path: Path, profile: Profile, parameters: dict) -> bool:
     _finish(path, profile, made, seconds)
     print(f"{line}done in {_clock(seconds)}" + (f" ({about})" if live else ""), flush=True)
     return True
+
+
+def end_with_parent() -> None:
+    """Let a new process end when the one that starts it is killed, or it would write beside the run started next."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _finish(path: Path, profile: Profile, made: dict, seconds: float) -> None:

@@ -12,7 +12,7 @@ from IPython import get_ipython
 from matplotlib.figure import Figure
 
 from fairnb.adapters.protocol import Adapter
-from fairnb.diffusion.sampling import decode, noise, sample
+from fairnb.diffusion.sampling import draw
 from fairnb.figures.pictures import class_grid, picture_rows
 from fairnb.vision.classifiers import Classifier
 from fairnb.vision.faces import load_detector
@@ -34,6 +34,7 @@ def strength_strip(
     images: int = 8,
     steps: int,
     guidance_scale: float,
+    batch: int,
     seed: int,
     judge: Classifier | None = None,
     attribute: str = "gender",
@@ -43,8 +44,8 @@ def strength_strip(
 
     With a judge, faces are framed by class. Afterwards the pipeline has its own weights again.
     """
-    settings = {"images": images, "steps": steps, "guidance_scale": guidance_scale, "seed": seed}
-    rows = {strength: _draw(pipe, adapter, prompt, strength, **settings) for strength in STRENGTHS}
+    settings = {"steps": steps, "guidance_scale": guidance_scale, "batch": batch}
+    rows = {strength: _draw(pipe, adapter, strength, prompt, range(images), seed, **settings) for strength in STRENGTHS}
     return _rows_figure(rows, judge, attribute, title or prompt)
 
 
@@ -56,6 +57,7 @@ def strength_slider(
     images: int = 8,
     steps: int,
     guidance_scale: float,
+    batch: int,
     seed: int,
     judge: Classifier | None = None,
     attribute: str = "gender",
@@ -63,13 +65,13 @@ def strength_slider(
     """A slider for the strength of a patch, above the images; each strength is generated once."""
     slider = ipywidgets.SelectionSlider(options=STRENGTHS, description="strength", continuous_update=False)
     picture = ipywidgets.Image(format="png")
-    settings = {"images": images, "steps": steps, "guidance_scale": guidance_scale, "seed": seed}
+    settings = {"steps": steps, "guidance_scale": guidance_scale, "batch": batch}
     drawn: dict[float, bytes] = {}
 
     def show(change: dict) -> None:
         strength = change["new"]
         if strength not in drawn:
-            rows = {strength: _draw(pipe, adapter, prompt, strength, **settings)}
+            rows = {strength: _draw(pipe, adapter, strength, prompt, range(images), seed, **settings)}
             drawn[strength] = _png(_rows_figure(rows, judge, attribute, prompt))
         picture.value = drawn[strength]
 
@@ -96,12 +98,10 @@ def picture_browser(records: pd.DataFrame, attribute: str, *, folder: str | Path
     return ipywidgets.VBox([choice, picture])
 
 
-@torch.no_grad()
-def _draw(pipe, adapter: Adapter, prompt: str, strength: float, *, images, steps, guidance_scale, seed) -> torch.Tensor:
-    latents = noise(pipe, prompt, range(images), seed)
+def _draw(pipe: StableDiffusionPipeline, adapter: Adapter, strength: float, *what, **settings) -> torch.Tensor:
     adapter.apply(pipe, strength)
     try:
-        return decode(pipe, sample(pipe, prompt, latents, steps=steps, guidance_scale=guidance_scale))
+        return draw(pipe, *what, **settings)
     finally:
         adapter.remove(pipe)
 

@@ -5,6 +5,9 @@ world. The objective is a function that puts a gradient into the parameters.
 """
 
 import json
+import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -20,7 +23,7 @@ from torch.optim.lr_scheduler import LRScheduler, StepLR
 from tqdm import tqdm
 
 from fairnb.adapters.protocol import Adapter
-from fairnb.errors import Diverged, UserError
+from fairnb.errors import AGAIN, Diverged, UserError
 from fairnb.files import one_run_in, write_atomically
 from fairnb.identity import refuse_another
 from fairnb.profiles import Finetune
@@ -70,32 +73,51 @@ def run_updates(
     `after_update` follows each update, when the row is the last of the history. Randomness must depend on the number of
     the update alone: then a killed run that is started again ends with the same values. `buffers` are other tensors
     that change (such as those of BatchNorm). Only the `main` process writes. `Diverged` if the loss is not finite,
-    `UserError` if the checkpoint is that of a run with another `identity`.
+    `UserError` if the checkpoint is that of a run with another `identity`. On SIGTERM, which a cluster sends before it
+    takes a machine away, the update is finished, a checkpoint written, and the process ends with `AGAIN`.
     """
     progress = _resume(checkpoint, identity, parameters, buffers, optimizer, schedule, ema)
     left = range(progress.update, updates)
     bar = tqdm(left, name, updates, initial=progress.update, mininterval=2, disable=not main)
-    for number in bar:
-        if stop(progress):
-            break
-        row = gradient(number)
-        if not np.isfinite(row["loss"]):
-            raise Diverged(
-                f"the loss is {row['loss']} at update {number}: lower the learning rate (finetune.learning_rate in a "
-                f"profile, now {schedule.get_last_lr()[0]:g}) and start again in a new folder"
-            )
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
-        ema.step(parameters)
-        progress.update = number + 1
-        progress.history.append(row | {"update": progress.update})
-        after_update(progress)
-        shown = {key: f"{progress.history[-1][key]:.3f}" for key in ("loss", "bias") if key in row}
-        bar.set_postfix(shown, refresh=False)
-        if main and progress.update % checkpoint_every == 0 and progress.update < updates:
-            save_checkpoint(checkpoint, identity, progress, parameters, buffers, optimizer, schedule, ema)
+    with _noting_sigterm() as asked_to_end:
+        for number in bar:
+            if stop(progress):
+                break
+            row = gradient(number)
+            if not np.isfinite(row["loss"]):
+                raise Diverged(
+                    f"the loss is {row['loss']} at update {number}: lower the learning rate (finetune.learning_rate in "
+                    f"a profile, now {schedule.get_last_lr()[0]:g}) and start again in a new folder"
+                )
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+            ema.step(parameters)
+            progress.update = number + 1
+            progress.history.append(row | {"update": progress.update})
+            after_update(progress)
+            shown = {key: f"{progress.history[-1][key]:.3f}" for key in ("loss", "bias") if key in row}
+            bar.set_postfix(shown, refresh=False)
+            due = progress.update % checkpoint_every == 0 and progress.update < updates
+            if main and (due or asked_to_end.is_set()):
+                save_checkpoint(checkpoint, identity, progress, parameters, buffers, optimizer, schedule, ema)
+            if asked_to_end.is_set():
+                sys.exit(AGAIN)
     return progress
+
+
+@contextmanager
+def _noting_sigterm() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets within the context."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # signals can be handled in no other
+        yield asked
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def train_adapter(

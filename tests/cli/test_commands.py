@@ -94,6 +94,7 @@ def place(mini_base: StableDiffusionPipeline, tmp_path_factory: pytest.TempPathF
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr("fairnb.diffusion.pipeline.load_pipeline", loaded)
+        patch.setattr("fairnb.measure.judge.BATCH", 1)  # that as few images are work for two shards
         yield folder
 
 

@@ -11,7 +11,7 @@ from fairnb.adapters.bias_neurons import BiasNeurons
 from fairnb.figures import widgets
 from fairnb.measure.images import image_path, save_image
 
-HOW = {"images": 2, "steps": 2, "guidance_scale": 3.0, "seed": 0}
+HOW = {"images": 2, "steps": 2, "guidance_scale": 3.0, "batch": 8, "seed": 0}
 
 
 class Judge(torch.nn.Module):
