@@ -107,6 +107,21 @@ def units(
 
 
 @commands.command(rich_help_panel=COURSE)
+def sync(
+    source: Annotated[str, typer.Argument(help="A folder, or a URL of fsspec such as s3://bucket/mini.")],
+    target: Annotated[str, typer.Argument(help="The same, for the copy.")],
+) -> None:
+    """Copy results to a store or back, only what is new: for machines without a common disk.
+
+    Example: fairnb sync outputs/mini file:///mnt/store/mini
+    """
+    from fairnb.experiments.sync import sync as copy
+
+    copied, current = copy(source, target)
+    typer.echo(f"{copied} files copied to {target}, {current} were current")
+
+
+@commands.command(rich_help_panel=COURSE)
 def results(
     places: Annotated[
         list[Path], typer.Argument(help="Output folders of one profile, of several seeds, or files that --out wrote.")

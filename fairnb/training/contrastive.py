@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from diffusers import DDPMScheduler, StableDiffusionPipeline
+from torch.utils.checkpoint import checkpoint
 
 from fairnb.adapters.full import FullWeights
 from fairnb.adapters.lora import LoRA
@@ -135,7 +136,7 @@ class ContrastiveRun:
             if flipped is not None:
                 latents = latents.where(~flipped.to(latents.device)[:, None, None, None], self.mirrored[role][rows])
             noisy = scheduler.add_noise(latents, added + self.perturbation * other, at)
-            predicted[role] = self.pipe.unet(noisy.to(states.dtype), at, encoder_hidden_states=states).sample.float()
+            predicted[role] = self._predicted(noisy.to(states.dtype), at, states)
             velocity = scheduler.config.prediction_type == "v_prediction"
             wanted[role] = scheduler.get_velocity(latents, added, at) if velocity else added
         if alone:
@@ -148,6 +149,21 @@ class ContrastiveRun:
             for parameter in self.adapter.parameters_of(part):
                 parameter.grad = None
         return {name: value.item() for name, value in losses.items()} | {"prompt": chosen.text["anchor"].iloc[0]}
+
+    def _predicted(self, noisy: torch.Tensor, at: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        """The U-Net's predictions [N, C, h, w]; activations of no more than `finetune.part` images are kept at a time.
+
+        The loss is no sum over images, so its gradient needs all predictions at once. Of several parts each is computed
+        a second time when the gradient comes back.
+        """
+
+        def unet(*part: torch.Tensor) -> torch.Tensor:
+            return self.pipe.unet(part[0], part[1], encoder_hidden_states=part[2]).sample.float()
+
+        if len(noisy) <= self.settings.part:
+            return unet(noisy, at, states)
+        parts = zip(*(each.split(self.settings.part) for each in (noisy, at, states)), strict=True)
+        return torch.cat([checkpoint(unet, *part, use_reentrant=False) for part in parts])
 
     def stage(self, number: int) -> tuple[str, ...]:
         """The parts that update `number` trains."""

@@ -17,7 +17,7 @@ from fairnb.errors import UserError
 from fairnb.measure.images import load_image
 from fairnb.measure.photographs import one_person, read_captioned
 from fairnb.profiles import Sampling, load_profile
-from fairnb.training.contrastive import ContrastiveRun, contrastive_loss
+from fairnb.training.contrastive import BOTH, ContrastiveRun, contrastive_loss
 from fairnb.training.triplets import METADATA, make_triplets, other_classes, read_triplets
 from fairnb.vision.perception import load_vision_models
 from tests.measure.test_photographs import draw
@@ -201,6 +201,30 @@ def test_an_update_takes_the_gradient_of_the_written_out_loss(tiny_pipe, triplet
     published.gradient(0)
     hook.remove()
     assert not torch.equal(seen[-1][1], seen[-2][1])
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+@pytest.mark.parametrize("loss", ["contrastive", "denoise"])
+def test_parts_of_a_batch_have_the_gradient_of_the_whole(tiny_pipe, triplets, kind, loss):
+    """The published loss is no sum over images: it squares means."""
+    made = []
+    for part in (5, 2):
+        pipe = tiny_pipe()
+        adapter = LoRA(pipe, 4, BOTH, 0) if kind == "lora" else FullWeights(pipe, BOTH)
+        adapter.attach()
+        sizes = []
+        hook = pipe.unet.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))  # noqa: B023
+        run = ContrastiveRun(pipe, adapter, triplets, settings(images=5, part=part), seed=0, loss=loss)
+        row = run.gradient(0)
+        hook.remove()
+        assert max(sizes) == part and len(sizes) == (3 if loss == "contrastive" else 2) * (1 if part == 5 else 6)
+        made.append((row, [each.grad.clone() for each in adapter.parameters()]))
+        adapter.detach()
+    (one, gradients), (other, in_parts) = made
+    assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+    for whole, parts in zip(gradients, in_parts, strict=True):
+        torch.testing.assert_close(whole, parts, rtol=1e-3, atol=1e-6)
+    assert max(each.abs().max() for each in gradients) > 1e-4
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
