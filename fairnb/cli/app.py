@@ -3,12 +3,13 @@
 import signal
 import sys
 import threading
+from typing import Annotated
 
 import typer
 from typer.core import TyperGroup
 
 from fairnb.cli import images, models, runs, scores, triplets
-from fairnb.cli.options import COURSE, DEBIAS, PANELS
+from fairnb.cli.options import COURSE, DEBIAS, PANELS, SetOption, parse_changes
 from fairnb.errors import AGAIN, UserError
 
 
@@ -43,14 +44,34 @@ def fairnb() -> None:
 
 
 @app.command(rich_help_panel=COURSE)
-def check() -> None:
+def check(
+    profile: Annotated[
+        str | None,
+        typer.Option("--profile", "-p", help="Check also what a run of this profile needs, and for how long."),
+    ] = None,
+    change: SetOption = None,
+) -> None:
     """Check that every package is installed and works, and say what to do if not.
 
-    Example: fairnb check
-    """
-    from fairnb.cli.check import check_environment
+    With a profile also: are its models here, do labels fit, are memory and disk enough, how long will it take? The
+    largest steps of a run are done once.
 
-    if not check_environment():
+    \b
+    Examples:
+      fairnb check
+      fairnb check --profile sd15
+    """
+    from fairnb.cli.check import check_environment, print_line
+
+    good = check_environment()
+    if profile:
+        from fairnb.experiments.preflight import preflight
+        from fairnb.profiles import load_profile
+
+        for line in preflight(load_profile(profile, parse_changes(change))):
+            print_line(*line)
+            good = good and line.good is not False
+    if not good:
         raise typer.Exit(1)
 
 

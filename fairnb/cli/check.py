@@ -16,10 +16,15 @@ COMPARE = {">=": operator.ge, "<": operator.lt}  # all that pyproject.toml uses
 def check_environment() -> bool:
     """Print one line with OK or FAIL per package and for mini-sd, and the device; return True if all are OK."""
     lines = [_python(), *map(_package, needed()), _model()]
-    for good, name, text in lines:
-        print(f"{'OK  ' if good else 'FAIL'}  {name:<18} {text}")
-    print(f"{'':6}{'device':<18} {_device()}")
+    for line in lines:
+        print_line(*line)
+    print_line(None, "device", _device())
     return all(good for good, *_ in lines)
+
+
+def print_line(good: bool | None, name: str, text: str) -> None:
+    """Print OK, FAIL or, for None, nothing, and what there is to say."""
+    print(f"{ {True: 'OK', False: 'FAIL', None: ''}[good]:<4}  {name:<18} {text}")
 
 
 def needed() -> list[str]:

@@ -140,11 +140,11 @@ def load_classifier(source: str | Path | Source | Sequence[Source], device: torc
     `UserError` if a model is missing or damaged, a class has no label, or a label no class.
     """
     if isinstance(source, (list, tuple)):
-        _all_there([Path(part.model) for part in source])
+        check_there([Path(part.model) for part in source])
         parts = [load_classifier(part, device) for part in source]
         return parts[0] if len(parts) == 1 else Several(parts)
     source = source if isinstance(source, Source) else Source(model=str(source))
-    _all_there([Path(source.model)])
+    check_there([Path(source.model)])
     path = Path(source.model)
     if path.suffix in WEIGHTS:
         classifier = _mobilenet(source, path)
@@ -157,7 +157,7 @@ def load_classifier(source: str | Path | Source | Sequence[Source], device: torc
     return classifier.eval().requires_grad_(False).to(device)
 
 
-def _all_there(paths: Sequence[Path]) -> None:
+def check_there(paths: Sequence[Path]) -> None:
     """Refuse missing files of weights, all at once, and say where FFD's come from."""
     if missing := [path for path in paths if path.suffix in WEIGHTS and not path.is_file()]:
         raise UserError(
