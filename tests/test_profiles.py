@@ -5,6 +5,7 @@ import pytest
 import yaml
 
 from fairnb import files
+from fairnb.diffusion.pipeline import may_be_hub_id
 from fairnb.errors import UserError
 from fairnb.files import root
 from fairnb.measure.provenance import provenance, relative
@@ -266,9 +267,14 @@ def test_ffd_trains_as_published() -> None:
     assert [*ffd.experiments["exp-5"].prompts.values()] == [1, 6, 20, 4]
 
 
-def test_ffd_has_the_classifiers_of_sd15() -> None:
+def test_ffd_has_the_guide_of_sd15_and_every_experiment_that_a_notebook_names() -> None:
     ffd, sd15 = load_profile("ffd"), load_profile("sd15")
-    assert (ffd.model, ffd.guide, ffd.judge, ffd.attributes) == (sd15.model, sd15.guide, sd15.judge, sd15.attributes)
+    assert (ffd.model, ffd.guide, ffd.attributes) == (sd15.model, sd15.guide, sd15.attributes)
+    assert not {source.model for source in sd15.guide} & {source.model for source in sd15.judge}
+    assert all(may_be_hub_id(source.model) for source in (*sd15.guide, *sd15.judge))
+    code = "".join(path.read_text(encoding="utf-8") for path in sorted((root() / "notebooks").glob("[01]*.ipynb")))
+    named = {name for name in load_profile("mini").experiments if f'\\"{name}\\"' in code}
+    assert {"exp-1", "exp-5", "dacl-joint", "assigned-6", "tokens-3"} < named <= set(sd15.experiments)
 
 
 @pytest.mark.parametrize(

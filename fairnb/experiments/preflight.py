@@ -29,6 +29,7 @@ from fairnb.prompts.sets import PromptSet, load_prompt_set
 from fairnb.prompts.templates import photo_of
 from fairnb.training.locate import contrast_pairs, count_kept
 from fairnb.vision.classifiers import check_there, declared_table
+from fairnb.vision.clip_heads import find_clip_heads, load_clip_heads
 from fairnb.vision.perception import load_vision_models
 
 
@@ -115,9 +116,12 @@ def _labels(role: str, source: Source) -> Line:
     if source.labels is None or Path(source.model).suffix:
         return Line(True, role, source.model)
     try:
-        config = AutoConfig.from_pretrained(source.model, revision=source.revision, local_files_only=True)
-        if "CLIPModel" not in (config.architectures or []):
-            declared_table(source, config.id2label)
+        if weights := find_clip_heads(source.model, source.revision):
+            declared_table(source, load_clip_heads(weights, list(source.labels)).labels())
+        else:
+            config = AutoConfig.from_pretrained(source.model, revision=source.revision, local_files_only=True)
+            if "CLIPModel" not in (config.architectures or []):
+                declared_table(source, config.id2label)
     except Exception as error:  # a damaged configuration raises different types
         return Line(False, role, str(error).strip().splitlines()[0])
     return Line(True, role, f"{source.model}: its labels fit")

@@ -1,7 +1,8 @@
 """Image classifiers: the guide, which gives training gradients, and the judge, which reports.
 
-Three kinds of models are supported: a transformers image classifier (a folder or hub id), a CLIP used zero-shot, and a
-MobileNetV3-Large state dict (a .pt, .pth or .safetensors file) as trained by FFD (Shen et al., ICLR 2024). A `Source`
+Four kinds of models are supported: a transformers image classifier (a folder or hub id), a CLIP used zero-shot, CLIP's
+encoder with a head for each attribute (`clip_heads`), and a MobileNetV3-Large state dict (a .pt, .pth or .safetensors
+file) as trained by FFD (Shen et al., ICLR 2024). A `Source`
 declares which outputs mean which class, unless the model's own labels are written "attribute:class" ("gender:female"),
 as mini-sd's are. Whatever the order of a model's outputs, the classes have that of their attribute.
 """
@@ -21,6 +22,7 @@ from fairnb.diffusion.pipeline import explain_missing
 from fairnb.errors import UserError
 from fairnb.profiles import Source
 from fairnb.prompts.attributes import ATTRIBUTES, get_attribute
+from fairnb.vision.clip_heads import find_clip_heads, load_clip_heads
 from fairnb.vision.encoders import load_clip, load_trained
 from fairnb.vision.pixels import Pixels, pixels_of
 
@@ -148,6 +150,8 @@ def load_classifier(source: str | Path | Source | Sequence[Source], device: torc
     path = Path(source.model)
     if path.suffix in WEIGHTS:
         classifier = _mobilenet(source, path)
+    elif (weights := find_clip_heads(source.model, source.revision)) is not None:
+        classifier = _clip_heads(source, weights)
     else:
         config = _load(AutoConfig, source)
         zero_shot = "CLIPModel" in (config.architectures or [])
@@ -284,6 +288,16 @@ def _clip(source: Source) -> Classifier:
     }
     pixels = Pixels(clip.model.config.vision_config.image_size, mode="bicubic")
     return Classifier(ZeroShot(clip, features), _ordered(source, table), pixels)
+
+
+def _clip_heads(source: Source, weights: Path) -> Classifier:
+    """A CLIP encoder with a head for each attribute, in front of which the image processor beside it stands."""
+    if not source.labels:
+        raise UserError(f"{source.model} has labels of FairFace: declare 'labels' for the attributes that it answers")
+    model = load_clip_heads(weights, list(source.labels))
+    side = model.encoder.config.image_size
+    pixels = pixels_of(_load(AutoImageProcessor, source), source.model, 3, side)
+    return Classifier(model, declared_table(source, model.labels()), pixels)
 
 
 def _mobilenet(source: Source, path: Path) -> Classifier:
