@@ -25,6 +25,7 @@ from fairnb.measure.record_files import save_records
 from fairnb.measure.similarity import image_features
 from fairnb.miniworld.draw.portrait import portrait
 from fairnb.prompts.files import read_prompts
+from fairnb.shards import read_shard
 from fairnb.vision.encoders import load_dino
 from tests.adapters.test_convert import released
 from tests.cli.test_models import call
@@ -122,8 +123,10 @@ def test_the_command_runs(place: Path, line: str, monkeypatch: pytest.MonkeyPatc
     if "dacl" in line:  # only trained: exp-1 is evaluated
         monkeypatch.setattr("fairnb.experiments.run.evaluate", lambda *_: {})
     assert call(*small(line)) == 0
-    out = re.search(r"--out (\S+)", line)
-    assert out is None or (place / out[1]).exists()
+    if out := re.search(r"--out (\S+)", line):
+        made = place / out[1]
+        shard = re.search(r"--shard (\S+)", line)
+        assert made.is_dir() or (read_shard(shard[1]).part(made) if shard else made).is_file()
 
 
 def test_winobias_has_its_36_occupations() -> None:
