@@ -30,7 +30,14 @@ from fairnb.vision.classifiers import load_classifier
 from fairnb.vision.encoders import load_clip
 from fairnb.vision.perception import VisionModels
 
-BLOCKS = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
+UNET = {  # the configuration of Stable Diffusion 1.5's
+    "sample_size": 64,
+    "block_out_channels": (320, 640, 1280, 1280),
+    "attention_head_dim": 8,
+    "cross_attention_dim": 768,
+    "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+    "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+}
 
 
 class Middle:
@@ -58,14 +65,7 @@ def build(folder: Path) -> None:
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    unet = UNet2DConditionModel(
-        sample_size=64,
-        block_out_channels=(320, 640, 1280, 1280),
-        attention_head_dim=8,
-        cross_attention_dim=768,
-        down_block_types=BLOCKS[0],
-        up_block_types=BLOCKS[1],
-    )
+    unet = UNet2DConditionModel(**UNET)
     vae = AutoencoderKL(
         sample_size=512,
         block_out_channels=(128, 256, 512, 512),
