@@ -1,12 +1,15 @@
 # Everything runs in .venv, which is installed from requirements.lock; `make help` lists the targets.
 PROFILE ?= mini
 NB      ?= 00
+JOBS    ?= 2
 PYTHON  ?= python3
 BIN     := .venv/bin
 READY   := .venv/.ready
+SCALE   := .venv-scale
+UNITS   ?= exp-1 exp-2 tokens-3 --profile smoke --seeds 0,1
 
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce notebook lab test lint bench mini-sd quality full-size seeds experiments scale sweeps results ship check clean
+.PHONY: help env reproduce notebook lab test lint bench mini-sd quality full-size kills seeds experiments scale sweeps results ship check clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -49,18 +52,17 @@ mini-sd: $(READY) ## rebuild data/mini-sd from nothing (hours on a CPU)
 quality: $(READY) ## measure data/mini-sd and write its card
 	$(BIN)/python -m fairnb.miniworld quality
 
-full-size: $(READY) ## time the method on a random SD 1.5 of true size (2 GB of disk, 16 GB of memory)
+full-size: $(READY) ## the method and the notebooks on a random SD 1.5 of true size (2 GB of disk, 20 GB of memory, hours)
 	$(BIN)/python -m fairnb.bench.full_size outputs/full-size
+	$(BIN)/python -m fairnb.bench.full_size outputs/full-size --notebooks
+
+kills: $(READY) ## kill every command at random moments and compare the ends (an hour)
+	$(BIN)/python -m fairnb.bench.kills
 
 seeds: $(READY) ## after reproduce: the main result with four more seeds, and the spread of all five
-	for seed in 1 2 3 4; do \
-	  $(BIN)/fairnb run 03 05 06 07 --profile mini --set seed=$$seed --set name=mini-seed$$seed || exit 1; \
-	done
+	$(BIN)/fairnb units --chain --seeds 1,2,3,4 --jobs $(JOBS)
 	$(BIN)/fairnb spread outputs/mini $(foreach seed,1 2 3 4,outputs/mini-seed$(seed))
 	$(BIN)/fairnb report --profile mini
-
-UNITS = exp-1 exp-2 tokens-3 --profile smoke --seeds 0,1
-SCALE = .venv-scale
 
 $(SCALE)/.ready: notebooks/scale/requirements.txt
 	$(PYTHON) -m venv $(SCALE)
@@ -72,10 +74,7 @@ scale: $(READY) $(SCALE)/.ready ## units of work as a Snakemake workflow on this
 	  --config units="$(UNITS)" out=outputs/scale
 
 experiments: $(READY) ## every method's experiments, three seeds each, and their table (a night on a CPU)
-	for seed in 0 1 2; do \
-	  how="--profile mini --set evaluate.images=32 --set seed=$$seed --set name=experiments-seed$$seed"; \
-	  $(BIN)/fairnb run 11 $$how && $(BIN)/fairnb experiment $$how || exit 1; \
-	done
+	$(BIN)/fairnb units --seeds 0,1,2 --set evaluate.images=32 --set name=experiments --jobs $(JOBS)
 	$(BIN)/fairnb results outputs/experiments-seed0 outputs/experiments-seed1 outputs/experiments-seed2 \
 	  --out outputs/mini/experiments.json
 

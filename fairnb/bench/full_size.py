@@ -1,15 +1,22 @@
 """`python -m fairnb.bench.full_size FOLDER`: the method on a Stable Diffusion 1.5 of true size with random weights.
 
-It measures what does not depend on the values of the weights: time, memory, and that all parts fit together.
+It measures what does not depend on the values of the weights: time, memory, and that all parts fit together. With
+`--notebooks` the notebooks themselves run on it, with the smallest counts. Random weights draw no people, so the face
+detector and the classifiers are replaced by such as see somebody in any picture.
 """
 
 import argparse
+import atexit
 import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
 from tqdm import tqdm
@@ -19,6 +26,7 @@ from fairnb.adapters.bias_neurons import BiasNeurons
 from fairnb.adapters.neuron_sets import count_neurons
 from fairnb.adapters.patch import load_patch
 from fairnb.diffusion.pipeline import load_pipeline, pick_device
+from fairnb.experiments.notebooks import find_notebooks
 from fairnb.files import root
 from fairnb.memory import peak
 from fairnb.profiles import load_profile
@@ -26,7 +34,8 @@ from fairnb.prompts.attributes import GENDER
 from fairnb.prompts.sets import load_prompt_set
 from fairnb.training.alignment import AlignmentRun
 from fairnb.training.locate import locate
-from fairnb.vision.classifiers import load_classifier
+from fairnb.vision import faces
+from fairnb.vision.classifiers import Classifier, load_classifier
 from fairnb.vision.encoders import load_clip
 from fairnb.vision.perception import VisionModels
 
@@ -40,6 +49,22 @@ UNET = {  # the configuration of Stable Diffusion 1.5's
 }
 
 
+COURSE = [*(f"{number:02d}" for number in range(13)), "15"]
+# On top of the profile smoke: what a model of this size needs to be through in hours on a CPU.
+SMALLEST = {
+    "sampling.steps": 2,
+    "sampling.batch": 2,
+    "locate.k": 0.011634,
+    "finetune.images": 2,
+    "finetune.pool": 2,
+    "finetune.part": 1,
+    "finetune.gradient_steps": 1,
+    "finetune.gradient_checkpointing": True,
+    "evaluate.images": 2,
+    "evaluate.explicit_images": 1,
+}
+
+
 class Middle:
     """Replaces the face detector by the middle of each image, since random weights draw no face."""
 
@@ -49,10 +74,71 @@ class Middle:
         return [box] * len(pictures), [np.ones(1)] * len(pictures)
 
 
-def build(folder: Path) -> None:
+def anybody(self: Classifier, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Replaces a classifier's logits: the brightest of as many upright stripes as there are classes, clearly.
+
+    Differentiable, and both sure and different for pictures of random weights.
+    """
+    logits = {}
+    for attribute, classes in self.classes.items():
+        bright = torch.nn.functional.adaptive_avg_pool1d(images.mean((1, 2))[:, None], len(classes))[:, 0]
+        logits[attribute] = 6 * (bright - bright.mean(1, keepdim=True)) / (bright.std(1, keepdim=True) + 1e-9)
+    return logits
+
+
+def stand_in() -> None:
+    """Put `Middle` and `anybody` in the place of detector and classifiers, in all modules of this process."""
+    original = faces.load_detector
+    for module in list(sys.modules.values()):
+        if getattr(module, "load_detector", None) is original:
+            module.load_detector = lambda *_, **__: Middle()
+    Classifier.forward = anybody
+
+
+def note_peak(path: str) -> None:
+    """Write the most memory (MB) that this process has held, of the GPU if there is one, at its end."""
+
+    def write() -> None:
+        used = torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else None
+        Path(path).write_text(json.dumps({"process": peak(), "gpu": used}))
+
+    atexit.register(write)
+
+
+def run_notebooks(numbers: list[str], profile: str, changes: dict, output: Path) -> dict[str, dict]:
+    """Run notebooks with the stand-ins, each in a process of its own; minutes, memory and the error of each."""
+    overrides = changes | {"output": str(output.absolute())}
+    table = {}
+    for path in find_notebooks(numbers):
+        ipython, executed = output / "ipython", output / "notebooks" / path.name
+        (ipython / "profile_default" / "startup").mkdir(parents=True, exist_ok=True)
+        executed.parent.mkdir(parents=True, exist_ok=True)
+        noted = output / "peak.json"
+        startup = "import fairnb.figures.widgets\nfrom fairnb.bench import full_size\n"
+        startup += f"full_size.stand_in()\nfull_size.note_peak({str(noted)!r})\n"
+        (ipython / "profile_default" / "startup" / "stand_in.py").write_text(startup)
+        settings = output / "parameters.yaml"
+        settings.write_text(yaml.safe_dump({"profile": profile, "overrides": overrides}))
+        command = [sys.executable, "-m", "papermill", str(path), str(executed), "-k", "python3", "-f", str(settings)]
+        command += ["--no-progress-bar", "--cwd", str(path.parent)]
+        environment = os.environ | {"IPYTHONDIR": str(ipython), "FAIRNB_HEADLESS": "1"}
+        noted.unlink(missing_ok=True)
+        started = time.perf_counter()
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+        row = {"minutes": round((time.perf_counter() - started) / 60, 1)}
+        row |= json.loads(noted.read_text()) if noted.is_file() else {}
+        last = [line for line in ended.stderr.splitlines() if line.strip()][-1:]
+        row["error"] = " ".join(last) if ended.returncode else ""
+        table[path.stem] = row
+        print(path.stem, json.dumps(row), flush=True)
+    return table
+
+
+def build(folder: Path, latents: int = 64) -> None:
     """Write a pipeline with SD 1.5's configurations and random weights (2.1 GB in float16).
 
-    Only the tokenizer differs: it is mini-sd's, with a few of the 49,408 tokens that the text encoder provides.
+    `latents`: their side; 64 as published, 32 draws in a quarter of the time. Only the tokenizer differs: it is
+    mini-sd's, with a few of the 49,408 tokens that the text encoder provides.
     """
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer.from_pretrained(root() / "data" / "mini-sd" / "tokenizer", model_max_length=77)
@@ -65,9 +151,9 @@ def build(folder: Path) -> None:
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    unet = UNet2DConditionModel(**UNET)
+    unet = UNet2DConditionModel(**UNET | {"sample_size": latents})
     vae = AutoencoderKL(
-        sample_size=512,
+        sample_size=8 * latents,
         block_out_channels=(128, 256, 512, 512),
         layers_per_block=2,
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -153,9 +239,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="folder of the random Stable Diffusion 1.5")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    parser.add_argument("--notebooks", nargs="*", metavar="NN", help="run these, or 00 to 12 and 15, instead")
+    parser.add_argument("--latents", type=int, default=64, help="side of the latents; 32 is faster")
     arguments = parser.parse_args()
     if not (arguments.folder / "model_index.json").is_file():
-        build(arguments.folder)
+        build(arguments.folder, arguments.latents)
+    if arguments.notebooks is not None:
+        changes = SMALLEST | {"model": str(arguments.folder.absolute()), "dtype": arguments.dtype}
+        table = run_notebooks(arguments.notebooks or COURSE, "smoke", changes, arguments.folder / "course")
+        (arguments.folder / "notebooks.json").write_text(json.dumps(table, indent=2))
+        return
     figures = measure(arguments.folder, getattr(torch, arguments.dtype))
     (arguments.folder / f"figures_{arguments.dtype}.json").write_text(json.dumps(figures, indent=2))
 
