@@ -141,7 +141,7 @@ def run(commands: list[list[str]], kill_after: float | None = None, how: int = s
     return code
 
 
-def test_case(case: Case, kills: int, work: Path, small: list[str], seed: int) -> None:
+def kill_often(case: Case, kills: int, work: Path, small: list[str], seed: int) -> None:
     """Kill a command at random moments of its run, each time in a new folder, and compare what a second run leaves."""
     shared, out = work / "shared", work / "out"
     if code := run(case.prepare(shared, small)):
@@ -169,6 +169,18 @@ def test_case(case: Case, kills: int, work: Path, small: list[str], seed: int) -
         shutil.rmtree(out, ignore_errors=True)
 
 
+def smallest(place: Path) -> list[str]:
+    """The options of a profile with the smallest counts, whose words are written into a folder."""
+    words = {
+        "occupations": {"train": ["doctor", "nurse", "teacher"], "validation": ["chef"], "test": ["pilot"]},
+        "contents": ["a tree", "a house"],
+        "contexts": ["at night", "by the sea"],
+    }
+    write_json(place / "words.json", words)
+    changes = [f"{key}={value}" for key, value in (SMALL | {"prompts": place / "words.json"}).items()]
+    return ["--profile", "smoke", *(word for change in changes for word in ("--set", change))]
+
+
 def main() -> None:
     """Print a table, and write it with `--out`."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -180,22 +192,12 @@ def main() -> None:
     torch.set_num_threads(1)  # forked processes must not wait for the threads of this one
     table = []
     with tempfile.TemporaryDirectory() as place:
-        profile = Path(place) / "words.json"
-        write_json(
-            profile,
-            {
-                "occupations": {"train": ["doctor", "nurse", "teacher"], "validation": ["chef"], "test": ["pilot"]},
-                "contents": ["a tree", "a house"],
-                "contexts": ["at night", "by the sea"],
-            },
-        )
-        changes = [f"{key}={value}" for key, value in (SMALL | {"prompts": profile}).items()]
-        small = ["--profile", "smoke", *(word for change in changes for word in ("--set", change))]
+        small = smallest(Path(place))
         for case in cases(small):
             if asked.names and case.name not in asked.names:
                 continue
             started = time.monotonic()
-            test_case(case, asked.kills, Path(place) / case.name.replace(" ", ""), small, asked.seed)
+            kill_often(case, asked.kills, Path(place) / case.name.replace(" ", ""), small, asked.seed)
             minutes = (time.monotonic() - started) / 60
             print(
                 f"{case.name:<18} {case.kills} kills ({case.ended_before} after the end), exit codes {case.codes}, "
