@@ -55,9 +55,8 @@ def test_the_table_takes_means_and_spread_over_seeds(tmp_path):
         read_results([file])
 
 
-# Not yet run on the model of 208 occupations (make experiments): all of a kind, and these.
-AWAITED = ("anywhere-", "assigned-", "bn-", "dacl-", "exp-1-", "guided-", "directions-4", "tokens-4")
-AWAITED += ("exp-2", "exp-3", "exp-4", "exp-5", "exp-6", "neurons-3", "neurons-4", "neurons-5", "neurons-6")
+# Not yet run on the model of 208 occupations (make experiments): all whose names begin so.
+AWAITED = ("anywhere-", "exp-1-", "neurons-4", "neurons-5")
 
 
 def test_the_shipped_results_are_of_todays_settings():
