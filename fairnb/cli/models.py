@@ -216,7 +216,8 @@ def guide(
     if not processes().is_main_process:
         return
     HGuidance(made, shares, strength, mode=mode, reliable=least, both=both, raw=raw).save(out)
-    remove_parts(find_parts(out))
+    if not folder:
+        remove_parts(find_parts(out))
     typer.echo(f"steps are guided where reliability is {least:.2f} or more; the best has {best:.2f}, chance is .50")
     typer.echo(f"{out}: see it with fairnb show {out}, use it with fairnb generate ... --patch {out}")
 

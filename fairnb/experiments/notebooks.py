@@ -109,7 +109,7 @@ def _run(path: Path, profile: Profile, parameters: dict) -> bool:
         # Without a terminal tqdm writes a line per refresh: every ten seconds is enough.
         environment = {**os.environ, "TQDM_MININTERVAL": "10", "FAIRNB_HEADLESS": "1", "IPYTHONDIR": ipython}
         process = subprocess.Popen(
-            command, stdout=stream, stderr=subprocess.STDOUT, env=environment, preexec_fn=end_with_parent
+            command, stdout=stream, stderr=subprocess.STDOUT, env=environment, preexec_fn=END_WITH_PARENT
         )
         try:
             while process.poll() is None:
@@ -139,10 +139,13 @@ def _run(path: Path, profile: Profile, parameters: dict) -> bool:
     return True
 
 
-def end_with_parent() -> None:
-    """Let a new process end when the one that starts it is killed, or it would write beside the run started next."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+# Called in a new process: it ends when the one that starts it is killed, or it would write beside the run started next.
+# Only Linux can do that, and Windows takes no such function.
+END_WITH_PARENT = _end_with_parent if sys.platform == "linux" else None
 
 
 def _finish(path: Path, profile: Profile, made: dict, seconds: float) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from fairnb.experiments.notebooks import end_with_parent
+from fairnb.experiments.notebooks import END_WITH_PARENT
 from fairnb.files import one_run_in
 from fairnb.profiles import Profile
 
@@ -75,7 +75,7 @@ def run_units(units: Sequence[Unit], jobs: int, folder: str | Path) -> bool:
                     with (folder / f"{unit.name}.log").open("w") as log:
                         command = [sys.executable, "-m", "fairnb", *unit.arguments]
                         how = {"stdout": log, "stderr": subprocess.STDOUT, "env": environment}
-                        running[subprocess.Popen(command, **how, preexec_fn=end_with_parent)] = unit, time.monotonic()
+                        running[subprocess.Popen(command, **how, preexec_fn=END_WITH_PARENT)] = unit, time.monotonic()
                 for process in [process for process in running if process.poll() is not None]:
                     unit, started = running.pop(process)
                     minutes = (time.monotonic() - started) / 60
