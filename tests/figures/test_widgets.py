@@ -42,9 +42,9 @@ def drawings(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The strengths drawn so far, in order."""
     seen, draw = [], widgets._draw
 
-    def noted(pipe, adapter, prompt, strength, **settings):
+    def noted(pipe, adapter, strength, *what, **settings):
         seen.append(strength)
-        return draw(pipe, adapter, prompt, strength, **settings)
+        return draw(pipe, adapter, strength, *what, **settings)
 
     monkeypatch.setattr(widgets, "_draw", noted)
     return seen
@@ -78,7 +78,7 @@ def test_strip_shows_every_strength_and_puts_the_weights_back(patched: tuple, dr
 def test_strip_puts_the_weights_back_after_a_failure(patched: tuple, monkeypatch: pytest.MonkeyPatch):
     pipe, adapter = patched
     before = pipe.unet.conv_out.weight.clone()
-    monkeypatch.setattr(widgets, "sample", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(widgets, "draw", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         widgets.strength_strip(pipe, adapter, "a photo of a pilot", **HOW)
     assert torch.equal(pipe.unet.conv_out.weight, before)

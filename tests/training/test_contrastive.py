@@ -160,7 +160,9 @@ def triplets(tmp_path):
 
 
 def settings(**change):
-    return load_profile("smoke").finetune.model_copy(update={"updates": 3, "images": 4, "learning_rate": 1e-2} | change)
+    return load_profile("smoke").finetune.model_copy(
+        update={"updates": 3, "images": 4, "part": 8, "learning_rate": 1e-2} | change
+    )
 
 
 def test_an_update_takes_the_gradient_of_the_written_out_loss(tiny_pipe, triplets):
