@@ -1,7 +1,7 @@
 """Linear classifiers of h, the output of the U-Net's mid block: Balancing Act's attribute distribution predictor.
 
 One classifier per timestep predicts which class an unfinished image will show. It is trained on h of images from named
-prompts (`h_classifier_from_prompts`) or, by DDIM inversion, of any images (`h_classifier_from_folders`).
+prompts (`h_classifier_from_captured`) or, by DDIM inversion, of any images (`h_classifier_from_folders`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -144,26 +144,17 @@ def reliability(
     return torch.tensor(values, dtype=torch.float32)
 
 
-def h_classifier_from_prompts(
-    pipe: StableDiffusionPipeline,
-    vision: VisionModels,
-    attribute: str,
-    prompts: Sequence[str],
-    *,
-    images: int,
-    sampling: Sampling,
-    seed: int,
-    captured: Mapping[str, torch.Tensor] | None = None,
+def h_classifier_from_captured(
+    captured: Mapping[str, torch.Tensor], attribute: str, *, seed: int, device: torch.device | str
 ) -> HClassifier:
-    """Train the h-classifier of an attribute on `images` images of each prompt and class.
+    """Train the h-classifier of an attribute on what `capture_h` has captured.
 
     The prompts name the class, and images are used if the guide is sure of it. The reliability is measured on as many
     images of the plain prompts of whose class the guide is sure: in a named prompt h contains the word, and the
-    classifier is right before there is an image. `captured` gives what `capture_h` of shards has captured.
+    classifier is right before there is an image.
     """
     about = get_attribute(attribute)
-    if captured is None:
-        captured = capture_h(pipe, vision, attribute, prompts, images=images, sampling=sampling, seed=seed)
+    prompts, images = captured["plain.classes"].shape
 
     def of(kind: str) -> tuple[dict[int, torch.Tensor], torch.Tensor, torch.Tensor]:
         """h of all images of a kind per timestep, the guide's classes [N], and whether it is sure of them [N]."""
@@ -172,12 +163,12 @@ def h_classifier_from_prompts(
         return {int(at): values for at, values in rows.items()}, classes, sure
 
     h, classes, sure = of("named")
-    asked = torch.arange(len(about.words)).repeat_interleave(images).repeat(len(prompts))
+    asked = torch.arange(len(about.words)).repeat_interleave(images).repeat(prompts)
     good = sure & (classes == asked)
     kept = {at: values[good] for at, values in h.items()}
-    made = fit_h_classifier(kept, asked[good], attribute, about.classes, seed=seed, device=pipe.device)
+    made = fit_h_classifier(kept, asked[good], attribute, about.classes, seed=seed, device=device)
     h, classes, sure = of("plain")
-    where = torch.arange(len(prompts)).repeat_interleave(images)[sure].tolist()
+    where = torch.arange(prompts).repeat_interleave(images)[sure].tolist()
     made.reliable = reliability(made, {at: values[sure] for at, values in h.items()}, classes[sure], where)
     if made.reliable.isnan().any():
         raise UserError(
@@ -198,7 +189,7 @@ def capture_h(
     sampling: Sampling,
     seed: int,
 ) -> dict[str, torch.Tensor]:
-    """Draw what `h_classifier_from_prompts` learns from: "named.<timestep>" is h [prompts, N, D] of `images` images for
+    """Draw what `h_classifier_from_captured` learns from: "named.<timestep>" is h [prompts, N, D] of `images` images of
     each class named, "named.classes" and "named.sure" [prompts, N] are what the guide sees; "plain" without a name."""
     captured = {}
     for kind, words in (("named", get_attribute(attribute).words), ("plain", [""])):

@@ -19,7 +19,7 @@ from fairnb.adapters.bias_neurons import BiasNeurons
 from fairnb.adapters.class_directions import ClassDirections, directions_from_prompts
 from fairnb.adapters.class_tokens import ClassTokens, class_tokens
 from fairnb.adapters.full import FullWeights, load_full
-from fairnb.adapters.h_classifiers import HClassifier, capture_h, h_classifier_from_prompts
+from fairnb.adapters.h_classifiers import HClassifier, capture_h, h_classifier_from_captured
 from fairnb.adapters.h_guidance import HGuidance, load_h_guidance
 from fairnb.adapters.lora import LoRA
 from fairnb.adapters.neuron_sets import (
@@ -224,7 +224,8 @@ def _h_classifier(
     there = load_h_guidance(path, pipe.device).metadata.get("identity", {}) if path.is_file() else None
     if not is_current(path, there, identity):
         started = time.perf_counter()
-        made = h_classifier_from_prompts(pipe, vision, attribute, train, sampling=profile.sampling, **how)
+        captured = capture_h(pipe, vision, attribute, train, sampling=profile.sampling, **how)
+        made = h_classifier_from_captured(captured, attribute, seed=profile.seed, device=pipe.device)
         about = {"identity": identity, "minutes": (time.perf_counter() - started) / 60}
         if state.is_main_process:
             shares = np.full(len(made.classes), 1 / len(made.classes))
@@ -255,24 +256,27 @@ def h_classifiers(
     """
     how, train = {"images": images, "seed": profile.seed}, prompts.prompts("train")
     identity = _identity_of_h(pipe, vision, train, profile, how) | {"attributes": list(attributes)}
-    how["sampling"] = profile.sampling
+
+    def captured(own: Sequence[str]) -> dict[str, torch.Tensor]:
+        found = {}
+        for name in attributes:
+            each = capture_h(pipe, vision, name, own, sampling=profile.sampling, **how)
+            found |= {f"{name}/{key}": values for key, values in each.items()}
+        return found
+
     if shard:
         if not is_done(shard.part(path), lambda part: load_tensors(part, identity)):
-            captured = {name: capture_h(pipe, vision, name, shard.of(train), **how) for name in attributes}
-            tensors = {f"{name}/{key}": values for name, own in captured.items() for key, values in own.items()}
+            tensors = captured(shard.of(train))
             if processes().is_main_process:
                 save_tensors(tensors, shard.part(path), identity)
         return None
     parts = [load_tensors(part, identity) for part in find_parts(path)]
-    joined = {key: interleave([part[key] for part in parts]) for key in (parts[0] if parts else ())}
-    captured = {
-        name: {key.removeprefix(f"{name}/"): values for key, values in joined.items() if key.startswith(f"{name}/")}
-        for name in attributes
-    }
-    return [
-        h_classifier_from_prompts(pipe, vision, name, train, captured=captured[name] or None, **how)
-        for name in attributes
-    ]
+    whole = {key: interleave([part[key] for part in parts]) for key in parts[0]} if parts else captured(train)
+    made = []
+    for name in attributes:
+        own = {key.removeprefix(f"{name}/"): values for key, values in whole.items() if key.startswith(f"{name}/")}
+        made.append(h_classifier_from_captured(own, name, seed=profile.seed, device=pipe.device))
+    return made
 
 
 def make_class_directions(

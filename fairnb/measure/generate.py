@@ -69,7 +69,7 @@ def generate(
     state = processes()
     # Runs that may replace the images of others share them, and wait for each other.
     alone = (
-        one_shard_in(folder, shard.name, lambda: _claim(folder, plan, replace))
+        one_shard_in(folder, shard.name, lambda: _claim(folder, plan, replace=False))
         if shard
         else one_run_in(folder, wait=replace)
     )

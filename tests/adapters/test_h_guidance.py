@@ -5,7 +5,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, PNDMScheduler
 
-from fairnb.adapters.h_classifiers import HClassifier, h_classifier_from_prompts
+from fairnb.adapters.h_classifiers import HClassifier, capture_h, h_classifier_from_captured
 from fairnb.adapters.h_guidance import TEMPERATURE, HGuidance, distance
 from fairnb.adapters.load import load_adapter
 from fairnb.diffusion.sampling import noise, sample
@@ -253,7 +253,8 @@ def test_classifiers_of_another_model_are_refused(tiny_pipe, mini):
 def test_on_mini_sd_pictures_of_a_job_never_seen_get_equal_shares(mini, vision):
     sampling = Sampling(steps=6, guidance_scale=3.0, batch=16)
     jobs = [f"a photo of a {job}" for job in ("pilot", "lifeguard", "person", "gardener", "nurse", "lawyer")]
-    made = h_classifier_from_prompts(mini, vision, "gender", jobs, images=8, sampling=sampling, seed=0)
+    captured = capture_h(mini, vision, "gender", jobs, images=8, sampling=sampling, seed=0)
+    made = h_classifier_from_captured(captured, "gender", seed=0, device="cpu")
     assert made.accuracy.min() > 0.9  # the word is in h from the first step
     prompt = "a photo of an electrician"
 

@@ -241,11 +241,15 @@ def test_guided_experiments_share_a_classifier_which_no_failure_loses(tiny_pipe,
     P = load_profile("smoke", {"output": str(tmp_path), "experiments": experiments})
     pipe, words, asked = tiny_pipe(), load_prompt_set(P.prompts), []
 
-    def made(pipe, vision, attribute, prompts, images, sampling, seed):
+    def drawn(pipe, vision, attribute, prompts, images, sampling, seed):
         asked.append(images)
+        return {}
+
+    def made(captured, attribute, seed, device):
         return random_classifier(pipe, reliable=(0.5, 0.92))
 
-    monkeypatch.setattr("fairnb.experiments.methods.h_classifier_from_prompts", made)
+    monkeypatch.setattr("fairnb.experiments.methods.capture_h", drawn)
+    monkeypatch.setattr("fairnb.experiments.methods.h_classifier_from_captured", made)
     with pytest.raises(UserError, match="its best: 0.92, wanted: 0.95"):
         make_h_guidance(pipe, vision, words, P, "one")
     guidance, minutes = make_h_guidance(pipe, vision, words, P, "two")

@@ -33,6 +33,13 @@ def run(folder: Path, overrides: dict, adapter: str = "neurons") -> None:
     print(f"one of {processes().num_processes}")
 
 
+def gender_alignment(pipe, vision):
+    """An alignment of the profile smoke on a few weights, not started."""
+    P = load_profile("smoke", {"device": "cpu"})
+    adapter = BiasNeurons(pipe.unet, {"conv_out.weight": torch.arange(200)})
+    return AlignmentRun(pipe, adapter, vision, {"gender": [0.5, 0.5]}, P.finetune, P.sampling, seed=0)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     given = {key: yaml.safe_load(value) for key, value in (a.split("=", 1) for a in sys.argv[2:])}
